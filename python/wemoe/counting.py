@@ -1,0 +1,93 @@
+"""How many parameters a WEMoE has, from shapes alone."""
+
+from dataclasses import dataclass
+from math import prod
+
+from wemoe.architectures import ARCHITECTURES, Architecture, Shapes
+
+
+@dataclass(frozen=True)
+class Counts:
+    """The parameters of one base model upcycled with the MLPs of ``tasks`` fine-tuned models.
+
+    Attributes:
+        tasks: number of fine-tuned models, T.
+        static: parameters outside the MLPs, merged once by task arithmetic.
+        base_mlps: the pre-trained MLPs; merged MLPs are assembled from them and never stored.
+        task_vectors: what each fine-tuned model adds to every MLP.
+        routers: one router per MLP, the only parameters that are trained.
+    """
+
+    tasks: int
+    static: int
+    base_mlps: int
+    task_vectors: int
+    routers: int
+
+    @property
+    def trainable(self) -> int:
+        """Parameters that test-time adaptation trains."""
+        return self.routers
+
+    @property
+    def total(self) -> int:
+        """Parameters of the routed model."""
+        return self.static + self.base_mlps + self.task_vectors + self.routers
+
+    @property
+    def percentage(self) -> float:
+        """Trainable parameters in percent of the total."""
+        return 100 * self.trainable / self.total
+
+    @property
+    def individual(self) -> int:
+        """Parameters of the fine-tuned models kept side by side instead."""
+        return self.tasks * (self.static + self.base_mlps)
+
+    @property
+    def saved(self) -> int:
+        """Parameters saved against keeping the fine-tuned models; negative for very few tasks."""
+        return self.individual - self.total
+
+
+def count(architecture: str, tasks: int, router_layers: int = 2) -> Counts:
+    """Counts the parameters of a WEMoE (arXiv 2402.00433) that upcycles every MLP of a model.
+
+    Args:
+        architecture: a name among ``wemoe.architectures.ARCHITECTURES``.
+        tasks: number of fine-tuned models, at least 1.
+        router_layers: depth of the routers: 0 (a constant per MLP), 1 or 2.
+
+    Raises:
+        ValueError: an unknown architecture, fewer than one task, or a router depth other than 0, 1 and 2.
+    """
+    if architecture not in ARCHITECTURES:
+        raise ValueError(f"architecture must be one of {', '.join(ARCHITECTURES)}; found {architecture!r}")
+    if tasks < 1:
+        raise ValueError(f"tasks must be at least 1; found {tasks}")
+    model = ARCHITECTURES[architecture]
+    mlps = model.depth * _size(model.mlp)
+    return Counts(
+        tasks=tasks,
+        static=_size(model.shapes()) - mlps,
+        base_mlps=mlps,
+        task_vectors=tasks * mlps,
+        routers=model.depth * _size(_router(model, tasks, router_layers)),
+    )
+
+
+def _router(model: Architecture, tasks: int, layers: int) -> Shapes:
+    D, T = model.width, tasks
+    match layers:
+        case 0:
+            return {"bias": (T,)}
+        case 1:
+            return {"weight": (T, D), "bias": (T,)}
+        case 2:
+            return {"0.weight": (D, D), "0.bias": (D,), "2.weight": (T, D), "2.bias": (T,)}
+        case _:
+            raise ValueError(f"router_layers must be 0, 1 or 2; found {layers}")
+
+
+def _size(shapes: Shapes) -> int:
+    return sum(prod(shape) for shape in shapes.values())

@@ -1,0 +1,170 @@
+"""Parameter counts against the published ones, and descriptions against real models."""
+
+from dataclasses import fields
+
+import pytest
+import torch
+from transformers import BertConfig, BertModel, CLIPVisionConfig, CLIPVisionModel
+
+from wemoe.architectures import ARCHITECTURES, Architecture
+from wemoe.counting import Counts, count
+
+# The parameter table of the WEMoE authors (OpenCLIP ViT-B/32, two-layer routers): millions of trainable
+# parameters, percentage, millions in total, millions saved against k single models of 113.45 million. The
+# percentage of k = 4 is printed there as 2.02: 7.12 / 347.25 is 2.05.
+PUBLISHED = {
+    1: (7.10, 4.00, 177.21, None),
+    2: (7.11, 3.04, 233.89, -6.99),
+    3: (7.11, 2.45, 290.57, 49.78),
+    4: (7.12, 2.05, 347.25, 106.55),
+    5: (7.13, 1.77, 403.93, 163.32),
+    6: (7.14, 1.55, 460.61, 220.09),
+    7: (7.15, 1.38, 517.28, 276.87),
+    8: (7.16, 1.25, 573.96, 333.64),
+}
+
+# The same table to the last parameter, by hand: trainable 12 * (768^2 + 768 + 769 k), total
+# 113,448,705 + 12 * 4,722,432 k + trainable.
+EXACT = {
+    1: (7_096_332, 177_214_221),
+    2: (7_105_560, 233_892_633),
+    3: (7_114_788, 290_571_045),
+    4: (7_124_016, 347_249_457),
+    5: (7_133_244, 403_927_869),
+    6: (7_142_472, 460_606_281),
+    7: (7_151_700, 517_284_693),
+    8: (7_160_928, 573_963_105),
+}
+
+# WEMoE on transformers' CLIPVisionModel, by the same arithmetic: (trainable, total). B/16 with eight tasks is
+# also printed among the result files of the E-WEMoE authors.
+HF_CLIP = {
+    ("hf-clip-vit-b-32", 2): (7_105_560, 207_899_928),
+    ("hf-clip-vit-b-32", 4): (7_124_016, 321_256_752),
+    ("hf-clip-vit-b-32", 6): (7_142_472, 434_613_576),
+    ("hf-clip-vit-b-32", 8): (7_160_928, 547_970_400),
+    ("hf-clip-vit-b-16", 2): (7_105_560, 206_243_352),
+    ("hf-clip-vit-b-16", 4): (7_124_016, 319_600_176),
+    ("hf-clip-vit-b-16", 6): (7_142_472, 432_957_000),
+    ("hf-clip-vit-b-16", 8): (7_160_928, 546_313_824),
+    ("hf-clip-vit-l-14", 2): (25_239_600, 731_318_320),
+    ("hf-clip-vit-l-14", 4): (25_288_800, 1_134_266_464),
+    ("hf-clip-vit-l-14", 6): (25_338_000, 1_537_214_608),
+    ("hf-clip-vit-l-14", 8): (25_387_200, 1_940_162_752),
+}
+
+
+def millions(number: int) -> float:
+    return round(number / 1e6, 2)
+
+
+@pytest.mark.parametrize("tasks", PUBLISHED)
+def test_published_table(tasks):
+    trainable, percentage, total, saved = PUBLISHED[tasks]
+    counts = count("openclip-vit-b-32", tasks)
+    assert millions(counts.trainable) == trainable
+    assert round(counts.percentage, 2) == percentage
+    assert millions(counts.total) == total
+    # The last column was computed from the rounded ones.
+    if saved is not None:
+        single = count("openclip-vit-b-32", 1).individual
+        assert round(tasks * millions(single) - millions(counts.total), 2) == saved
+        assert counts.saved / 1e6 == pytest.approx(saved, abs=0.005 * (tasks + 1))
+
+
+@pytest.mark.parametrize("tasks", EXACT)
+def test_published_table_to_the_last_parameter(tasks):
+    counts = count("openclip-vit-b-32", tasks)
+    assert (counts.trainable, counts.total) == EXACT[tasks]
+
+
+@pytest.mark.parametrize(("architecture", "tasks"), HF_CLIP)
+def test_transformers_clip(architecture, tasks):
+    counts = count(architecture, tasks)
+    assert (counts.trainable, counts.total) == HF_CLIP[architecture, tasks]
+
+
+def test_router_depths():
+    # The WEMoE authors print 73.8K (0.01 %) for one layer; without any there is a constant per MLP.
+    one, zero = (count("openclip-vit-b-32", 8, router_layers=layers) for layers in (1, 0))
+    assert (one.trainable, one.total, round(one.percentage, 2)) == (73_824, 566_876_001, 0.01)
+    assert (zero.trainable, zero.total) == (96, 566_802_273)
+
+
+def test_breakdown():
+    assert count("openclip-vit-b-32", 2) == Counts(
+        tasks=2,
+        static=113_448_705 - 12 * 4_722_432,
+        base_mlps=12 * 4_722_432,
+        task_vectors=2 * 12 * 4_722_432,
+        routers=7_105_560,
+    )
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("router_layers", [0, 1, 2])
+def test_the_parts_make_the_total(architecture, router_layers):
+    counts = count(architecture, 3, router_layers)
+    parts = sum(getattr(counts, field.name) for field in fields(counts) if field.name != "tasks")
+    assert counts.total == parts
+    assert counts.saved == 3 * count(architecture, 1).individual - counts.total
+
+
+# Sizes of single models: OpenCLIP as printed by the WEMoE authors (B/32), the others as their owners load.
+@pytest.mark.parametrize(
+    ("architecture", "parameters"),
+    [
+        ("openclip-vit-b-32", 113_448_705),
+        ("hf-clip-vit-b-32", 87_456_000),
+        ("hf-clip-vit-b-16", 85_799_424),
+        ("hf-clip-vit-l-14", 303_179_776),
+        ("bert-base-uncased", 109_482_240),
+        ("minilm-l6", 22_713_216),
+    ],
+)
+def test_single_models(architecture, parameters):
+    assert count(architecture, 1).individual == parameters
+
+
+@pytest.mark.parametrize("size", ["b-32", "b-16", "l-14"])
+def test_openclip_adds_the_projection_and_the_text_leftovers_to_the_same_encoder(size):
+    width, text = (1024, 768) if size == "l-14" else (768, 512)
+    openclip, transformers = (
+        count(f"{family}-vit-{size}", 1).individual for family in ("openclip", "hf-clip")
+    )
+    leftovers = 49_408 * text + 77 * text + 2 * text + text * text + 1
+    assert openclip - transformers == width * text + leftovers
+
+
+@pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if not name.startswith("openclip")])
+def test_descriptions_match_the_models_of_transformers(architecture):
+    described = ARCHITECTURES[architecture]
+    model = build(architecture, described)
+    assert {name: tuple(p.shape) for name, p in model.named_parameters()} == described.shapes()
+
+
+def build(name: str, described: Architecture):
+    """The real model, on no device: shapes without weights."""
+    sizes = {
+        "hidden_size": described.width,
+        "intermediate_size": 4 * described.width,
+        "num_hidden_layers": described.depth,
+        "num_attention_heads": described.width // 64,
+    }
+    with torch.device("meta"):
+        if name.startswith("hf-clip"):
+            return CLIPVisionModel(CLIPVisionConfig(**sizes, patch_size=int(name.rsplit("-", 1)[1])))
+        return BertModel(BertConfig(**sizes))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("resnet-50", 8), r"architecture must be one of openclip-vit-b-32, .*; found 'resnet-50'"),
+        (("hf-clip-vit-b-32", 0), "tasks must be at least 1; found 0"),
+        (("hf-clip-vit-b-32", 8, 3), "router_layers must be 0, 1 or 2; found 3"),
+    ],
+)
+def test_errors_name_the_argument_the_rule_and_what_was_found(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        count(*arguments)
