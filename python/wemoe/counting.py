@@ -1,6 +1,6 @@
 """How many parameters a WEMoE has, from shapes alone."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import prod
 
 from wemoe.architectures import ARCHITECTURES, Architecture, Shapes
@@ -48,6 +48,11 @@ class Counts:
     def saved(self) -> int:
         """Parameters saved against keeping the fine-tuned models; negative for very few tasks."""
         return self.individual - self.total
+
+    def as_dict(self) -> dict[str, float]:
+        """Every number by its name, the parts and what follows from them."""
+        derived = ("trainable", "total", "percentage", "individual", "saved")
+        return {**asdict(self), **{name: getattr(self, name) for name in derived}}
 
 
 def count(architecture: str, tasks: int, router_layers: int = 2) -> Counts:
