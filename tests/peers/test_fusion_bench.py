@@ -1,0 +1,126 @@
+"""``wemoe.WeightEnsemblingMoE`` has the numbers of FusionBench's class of that name (version 0.2.33)."""
+
+import copy
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from transformers import CLIPVisionConfig, ViTConfig
+from transformers.models.clip.modeling_clip import CLIPMLP
+from transformers.models.vit.modeling_vit import ViTMLP
+
+import wemoe
+
+pytestmark = pytest.mark.peers
+
+D, F, T, B, N = 24, 40, 3, 4, 5
+
+
+class TwoLinears(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up = nn.Linear(D, F)
+        self.activation = nn.ReLU()
+        self.down = nn.Linear(F, D)
+
+    def forward(self, x):
+        return self.down(self.activation(self.up(x)))
+
+
+MLPS = {
+    "CLIPMLP": lambda: CLIPMLP(CLIPVisionConfig(hidden_size=D, intermediate_size=F)),
+    "ViTMLP": lambda: ViTMLP(ViTConfig(hidden_size=D, intermediate_size=F)).eval(),
+    "Sequential": lambda: nn.Sequential(nn.Linear(D, F), nn.GELU(), nn.Linear(F, D)),
+    "Sequential without activation": lambda: nn.Sequential(nn.Linear(D, F), nn.Linear(F, D)),
+    "Sequential without biases": lambda: nn.Sequential(
+        nn.Linear(D, F, bias=False), nn.Tanh(), nn.Linear(F, D, bias=False)
+    ),
+    "module of two linear maps": TwoLinears,
+}
+
+
+@pytest.fixture(scope="module")
+def peer():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its imports warn, which is not ours to judge
+        return pytest.importorskip("fusion_bench.models.we_moe").WeightEnsemblingMoE
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def build_both(peer, mlp, **options):
+    """Our layer and theirs from one base and experts, with the same random routers."""
+    base = MLPS[mlp]()
+    experts = [copy.deepcopy(base) for _ in range(T)]
+    for expert in experts:
+        for parameter in expert.parameters():
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    ours = wemoe.WeightEnsemblingMoE(D, base, experts, **options)
+    theirs = peer(D, copy.deepcopy(base), copy.deepcopy(experts), **options)  # it overwrites its experts
+    for mine, yours in zip(trainable(ours), trainable(theirs), strict=True):
+        # At the initial 0.01 all samples would have almost the same weights, and a mix-up would pass.
+        mine.data = yours.data = 0.3 * torch.randn_like(yours)
+    return ours, theirs
+
+
+def trainable(layer):
+    return [parameter for parameter in layer.parameters() if parameter.requires_grad]
+
+
+def assert_equal_in_fp32(ours, theirs):
+    # 1e-5 of the largest value: sums of F = 40 products in another order.
+    assert ours.shape == theirs.shape
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5 * max(1.0, theirs.abs().max().item()))
+
+
+@pytest.mark.parametrize("batch_reduce", [False, True], ids=["per sample", "batch-reduced"])
+@pytest.mark.parametrize("batch_first", [False, True], ids=["N B D", "B N D"])
+@pytest.mark.parametrize("depth", [0, 1, 2])
+@pytest.mark.parametrize("mlp", MLPS)
+def test_outputs_and_gradients_agree(peer, mlp, depth, batch_first, batch_reduce):
+    ours, theirs = build_both(
+        peer, mlp, router_hidden_layers=depth, batch_first=batch_first, batch_reduce=batch_reduce
+    )
+    x = torch.randn(B, N, D) if batch_first else torch.randn(N, B, D)
+    x_ours, x_theirs = (x.clone().requires_grad_() for _ in range(2))
+    y_ours, y_theirs = ours(x_ours), theirs(x_theirs)
+    assert_equal_in_fp32(y_ours, y_theirs)
+
+    direction = torch.randn_like(y_theirs)
+    y_ours.backward(direction)
+    y_theirs.backward(direction)
+    assert_equal_in_fp32(x_ours.grad, x_theirs.grad)
+    for mine, yours in zip(trainable(ours), trainable(theirs), strict=True):
+        assert yours.grad.abs().max() > 0
+        assert_equal_in_fp32(mine.grad, yours.grad)
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_routers_have_the_same_parameters_in_the_same_order(peer, depth):
+    base = MLPS["CLIPMLP"]()
+    options = {"init_lambda": 0.7, "router_hidden_layers": depth}
+    ours = wemoe.WeightEnsemblingMoE(D, base, [base] * T, **options)
+    theirs = peer(D, copy.deepcopy(base), [copy.deepcopy(base) for _ in range(T)], **options)
+    assert [p.shape for p in trainable(ours)] == [p.shape for p in trainable(theirs)]
+    for mine, yours in zip(trainable(ours), trainable(theirs), strict=True):
+        if yours.dim() == 1:
+            assert torch.equal(mine, yours)  # biases start at constants
+        else:
+            assert mine.std().item() == pytest.approx(
+                yours.std().item(), rel=0.5
+            )  # 72 or 576 samples of N(0, 0.01^2)
+
+
+def test_defaults_agree(peer):
+    base = MLPS["CLIPMLP"]()
+    experts = [MLPS["CLIPMLP"]() for _ in range(T)]
+    ours = wemoe.WeightEnsemblingMoE(D, base, experts)
+    theirs = peer(D, copy.deepcopy(base), copy.deepcopy(experts))
+    for mine, yours in zip(trainable(ours), trainable(theirs), strict=True):
+        mine.data.copy_(yours)
+    x = torch.randn(N, B, D)
+    assert_equal_in_fp32(ours(x), theirs(x))
