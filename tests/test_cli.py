@@ -117,6 +117,12 @@ def test_info_prints_the_report_or_json(monkeypatch):
     assert json.loads(run("info", "--json").stdout) == {"torch": "2.13.0"}
 
 
+def test_a_broken_installation_is_an_error_of_use(monkeypatch):
+    monkeypatch.setitem(sys.modules, "wemoe.info", None)
+    result = run("info")
+    assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
+
+
 def test_version():
     assert run("--version").stdout == f"wemoe {metadata.version('wemoe')}\n"
 

@@ -14,12 +14,12 @@ from wemoe.counting import Counts, count
 
 
 class _Commands(TyperGroup):
-    """Commands whose errors of use (a bad value, an unreadable file) end in one line and exit code 2."""
+    """Commands whose errors of use (a bad value, a file, a broken installation) are one line and exit code 2."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, ImportError) as error:
             if ctx.params["debug"] or isinstance(error, BrokenPipeError):
                 raise
             typer.echo(f"wemoe: error: {error}", err=True)
