@@ -1,8 +1,9 @@
 """Builds `wemoe_ext._C`: for CPU always, for CUDA too when torch and a toolkit allow it.
 
-`WEMOE_CUDA=0|1|auto` decides about CUDA (default auto: if torch is a CUDA build and a toolkit is found; a visible
-GPU is never asked for), `TORCH_CUDA_ARCH_LIST` its architectures, `MAX_JOBS` how many files compile at once, and
-`CFLAGS` replaces the optimisation flags. Everything that does not compile (metadata, sdist) works without torch.
+`WEMOE_CUDA=0|1|auto` decides about CUDA (auto, the default: if torch is a CUDA build and a toolkit is found; a
+visible GPU is never asked for), `TORCH_CUDA_ARCH_LIST` names its architectures, `MAX_JOBS` says how many files
+compile at once, and `CFLAGS` replaces the optimisation flags. What does not compile (metadata, sdist) works
+without torch.
 """
 
 import json
@@ -30,7 +31,9 @@ VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["versi
 
 def sources(*patterns: str) -> list[str]:
     """Files of csrc/ by rule, relative to the root: what lies in a device's folder belongs to that device."""
-    return sorted(str(path.relative_to(ROOT)) for pattern in patterns for path in (ROOT / "csrc").glob(pattern))
+    return sorted(
+        str(path.relative_to(ROOT)) for pattern in patterns for path in (ROOT / "csrc").glob(pattern)
+    )
 
 
 CPU_SOURCES = sources("*.cpp", "cpu/*.cpp", "composite/*.cpp")
@@ -38,7 +41,7 @@ CUDA_SOURCES = sources("cuda/*.cpp", "cuda/*.cu")
 
 
 def find_cuda_home() -> Path | None:
-    """The first toolkit with a compiler and headers: named by the environment, on PATH, in its usual place, from pip."""
+    """The first toolkit with a compiler and headers: from the environment, PATH, its usual place, pip."""
     nvcc = shutil.which("nvcc")
     candidates = [
         os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH"),
@@ -63,8 +66,8 @@ def choose_cuda_home() -> Path | None:
     if torch.version.cuda is None:
         if wanted == "1":
             sys.exit(
-                f"error: WEMOE_CUDA=1 needs a CUDA build of torch. Found torch {torch.__version__}, built for CPU only. "
-                "Install a CUDA build of torch, or build with WEMOE_CUDA=0."
+                f"error: WEMOE_CUDA=1 needs a CUDA build of torch. Found torch {torch.__version__}, built for "
+                "CPU only. Install a CUDA build of torch, or build with WEMOE_CUDA=0."
             )
         return None
     home = find_cuda_home()
@@ -88,29 +91,30 @@ def check_tools() -> None:
     """Ends with one clear sentence where a tool is missing, before ninja would end in a traceback."""
     if torch is None:
         sys.exit(
-            "error: building wemoe needs torch in the environment that builds. Install torch first, or let pip provide it "
-            "(`pip install .`, without --no-build-isolation)."
+            "error: building wemoe needs torch in the environment that builds. Install torch first, or let pip "
+            "provide it (`pip install .`, without --no-build-isolation)."
         )
     compiler = os.environ.get("CXX", "c++").split()[0]
     if shutil.which(compiler) is None:
         sys.exit(
-            f"error: building wemoe needs a C++20 compiler. Found no `{compiler}`: install one (for example the package "
-            "g++ or build-essential), or name yours in CXX."
+            f"error: building wemoe needs a C++20 compiler. Found no `{compiler}`: install one (for example the "
+            "package g++ or build-essential), or name yours in CXX."
         )
     header = Path(sysconfig.get_path("include")) / "Python.h"
     if not header.exists():
         sys.exit(
-            f"error: building wemoe needs the headers of Python {sys.version_info.major}.{sys.version_info.minor}. Found no "
-            f"{header}: install the package python3-dev or its like."
+            f"error: building wemoe needs the headers of Python {sysconfig.get_python_version()}. "
+            f"Found no {header}: install the package python3-dev or its like."
         )
 
 
 def define_string(name: str, value: str) -> tuple[str, str]:
+    """A macro whose value is a string literal."""
     return name, f'"{value}"'
 
 
 def make_extension(cuda_home: Path | None) -> Extension:
-    """The extension with its flags; warnings are errors in our sources and silent in other people's headers."""
+    """The extension with its flags: warnings are errors in our sources, and silent in torch's headers."""
     optimise = [] if os.environ.get("CFLAGS") else ["-O3", "-g0"]
     cxx = ["-std=c++20", *optimise, "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"]
     if sys.platform == "linux":
@@ -121,7 +125,8 @@ def make_extension(cuda_home: Path | None) -> Extension:
         extension = cpp_extension.CppExtension("wemoe_ext._C", CPU_SOURCES, extra_compile_args={"cxx": cxx})
     else:
         # torch would otherwise ask the visible GPU, and fail where there is none
-        architectures = os.environ.setdefault("TORCH_CUDA_ARCH_LIST", default_architectures())
+        architectures = os.environ.get("TORCH_CUDA_ARCH_LIST") or default_architectures()
+        os.environ["TORCH_CUDA_ARCH_LIST"] = architectures
         cpp_extension.CUDA_HOME = str(cuda_home)
         macros += [
             define_string("WEMOE_CUDA_VERSION", torch.version.cuda),
@@ -142,7 +147,7 @@ def make_extension(cuda_home: Path | None) -> Extension:
 
 
 def use_pip_toolkit(extension: Extension, cuda_home: Path) -> None:
-    """Fills what a toolkit may lack from the NVIDIA packages that torch depends on: math headers, libcudart.so."""
+    """Takes what the toolkit lacks (math headers, libcudart.so) from the packages that torch depends on."""
     if not (cuda_home / "include" / "cusparse.h").exists():
         packages = Path(torch.__file__).parents[1] / "nvidia"
         headers = ("cusparse.h", "cublas_v2.h", "cusolverDn.h")
@@ -157,9 +162,14 @@ class BuildExtension(build_ext if torch is None else cpp_extension.BuildExtensio
     """Checks the tools first, and afterwards records beside the library what it was built with."""
 
     def run(self) -> None:
+        """Builds; the record is what the import checks the running torch against."""
         check_tools()
         super().run()
-        record = {"wemoe": VERSION, "torch": torch.__version__, "cuda": torch.version.cuda if CUDA_HOME else None}
+        record = {
+            "wemoe": VERSION,
+            "torch": torch.__version__,
+            "cuda": torch.version.cuda if CUDA_HOME else None,
+        }
         folder = Path(self.get_ext_fullpath("wemoe_ext._C")).parent
         (folder / "_build.json").write_text(json.dumps(record) + "\n")
 

@@ -1,8 +1,9 @@
 """Setuptools' build backend, taught to build against the torch of the environment that the wheel is for.
 
-A compiled extension works with the torch minor version that it was built with. Under build isolation pip would
-fetch the newest torch to build against and leave the older one of the environment in place to run with. So: where the
-environment has a torch that our dependencies accept, the build sees that one; elsewhere it requires what we require.
+A compiled extension works with the minor version of torch that it was built with. Under build isolation pip
+would fetch the newest torch to build against, and leave the environment's older one in place to run with. So
+where the environment has a torch that our dependencies accept, the build uses that one; elsewhere it requires
+torch as our dependencies do.
 """
 
 import site

@@ -48,5 +48,6 @@ py::dict build_info() {
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Compiled operators of wemoe; importing it registers them.";
-  m.def("build_info", &build_info, "What the library was built with, and the CPU instruction set that it uses.");
+  m.def("build_info", &build_info,
+        "What the library was built with, and the CPU instruction set that it uses.");
 }

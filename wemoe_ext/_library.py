@@ -8,14 +8,17 @@ from types import ModuleType
 import torch
 
 RECORD = Path(__file__).with_name("_build.json")
-REBUILD = "Build it in this environment: `pip install --no-build-isolation .` in wemoe's source tree (or `-e .`)."
+REBUILD = (
+    "Build it in this environment: `pip install --no-build-isolation .` in wemoe's source tree (or `-e .`)."
+)
 
 
 def load() -> ModuleType:
     """Imports `wemoe_ext._C`, which registers the operators.
 
     Raises:
-        ImportError: the library is missing, or was built for another minor version of torch or major version of CUDA.
+        ImportError: the library is missing, or was built for another minor version of torch or another major
+            version of CUDA.
     """
     if not RECORD.exists():
         raise ImportError(f"wemoe_ext is not built: found no {RECORD.name} in {RECORD.parent}. {REBUILD}")

@@ -1,0 +1,88 @@
+# Everything runs in .venv, which is made on first use and follows the files that it depends on.
+# Variables: ARGS go to quickstart, bench and test; PYTHON makes the environment; MAX_JOBS limits the compiler.
+
+PYTHON ?= python3
+ARGS ?=
+
+BIN := .venv/bin
+PIP_INSTALL := -m pip install --quiet --constraint requirements/constraints.txt
+NATIVE := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+BUILD := pyproject.toml setup.py build_backend/backend.py $(NATIVE)
+
+.PHONY: help quickstart test lint format bench ci-native ci-peers sanitize cuda-build clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/\1\t\2/p' Makefile | expand -t 14
+
+quickstart: .venv/.installed  ## install, build and run `wemoe quickstart $(ARGS)`
+	$(BIN)/wemoe quickstart $(ARGS)
+
+test: lint  ## linters, types and all tests but the long ones
+	$(BIN)/pytest -m "not slow and not peers" $(ARGS)
+
+lint: .venv/.dev  ## ruff, mypy and clang-format, changing nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(NATIVE)
+
+format: .venv/.dev  ## let ruff and clang-format rewrite what they can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(NATIVE)
+
+bench: .venv/.dev  ## compare ops and layer with the reference, vectorised PyTorch and a plain MLP
+	$(BIN)/pytest benchmarks -o python_files='bench_*.py' --benchmark-columns=median,iqr,rounds $(ARGS)
+
+ci-native: sanitize cuda-build .venv/.dev  ## sanitizers, the CUDA build, wheels and every slow test
+	$(BIN)/pytest -m slow --durations=10
+
+ci-peers: .venv/.dev build/peers/.installed  ## comparisons with other packages
+	PYTHONPATH=build/peers $(BIN)/python -W ignore -c "import fusion_bench.models.we_moe"  # or its tests would be skipped
+	PYTHONPATH=build/peers $(BIN)/pytest -m peers $(ARGS)
+
+# --- the environment -----------------------------------------------------------------------------------------------
+
+.venv/.base: requirements/constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python $(PIP_INSTALL) --upgrade pip setuptools ninja packaging torch
+	@touch $@
+
+.venv/.installed: .venv/.base $(BUILD)
+	$(BIN)/python $(PIP_INSTALL) --no-build-isolation --editable .
+	@touch $@
+
+.venv/.dev: .venv/.installed
+	$(BIN)/python $(PIP_INSTALL) --group dev
+	@touch $@
+
+build/peers/.installed: requirements/peers.txt .venv/.base
+	rm -rf build/peers
+	$(BIN)/python -m pip install --quiet --no-deps --target build/peers --requirement requirements/peers.txt
+	@touch $@
+
+# --- other builds --------------------------------------------------------------------------------------------------
+
+SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined
+SANITIZED := build/sanitize/lib
+
+sanitize: .venv/.dev  ## the operators' tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	CFLAGS="-O1 -g -fno-omit-frame-pointer -Wno-error=maybe-uninitialized $(SANITIZE)" LDFLAGS="$(SANITIZE)" WEMOE_CUDA=0 \
+	    $(BIN)/python setup.py --quiet build_ext --build-temp build/sanitize/temp --build-lib $(SANITIZED)
+	cp wemoe_ext/*.py $(SANITIZED)/wemoe_ext/
+	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
+	    UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=$(SANITIZED) \
+	    $(BIN)/pytest tests/test_routed_linear.py tests/test_merge_weights.py -p no:cacheprovider
+
+cuda-build: .venv-cuda/.base  ## compile for CUDA against a CUDA build of torch, and check what was registered
+	WEMOE_CUDA=1 .venv-cuda/bin/python -m pip install --quiet --no-build-isolation --no-deps --force-reinstall .
+	.venv-cuda/bin/python -P tools/check_cuda_build.py
+
+.venv-cuda/.base: requirements/cuda.txt
+	$(PYTHON) -m venv .venv-cuda
+	.venv-cuda/bin/python -m pip install --quiet --upgrade --requirement requirements/cuda.txt
+	@touch $@
+
+clean:  ## remove builds and caches; environments and results stay
+	rm -rf build dist *.egg-info python/*.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks
+	rm -f wemoe_ext/*.so wemoe_ext/_build.json .venv/.installed .venv/.dev
