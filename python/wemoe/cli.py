@@ -2,19 +2,19 @@
 
 import json
 import re
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from wemoe import __version__
 from wemoe.architectures import ARCHITECTURES
 from wemoe.counting import Counts, count
 
 
 class _Commands(TyperGroup):
-    """Commands whose errors of use (a bad value, a file, a broken installation) are one line and exit code 2."""
+    """Commands that report errors of use (a value, a file, the installation) in one line, with exit code 2."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -38,7 +38,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"wemoe {metadata.version('wemoe')}")
+        typer.echo(f"wemoe {__version__}")
         raise typer.Exit
 
 
@@ -63,7 +63,7 @@ _Output = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the result
 
 
 @app.callback()
-def wemoe(version: _Version = False, debug: _Debug = False) -> None:
+def _options(version: _Version = False, debug: _Debug = False) -> None:
     """Merge fine-tuned transformers into one model that assembles each sample's own weights."""
 
 
