@@ -1,9 +1,8 @@
 """Builds `wemoe_ext._C`: for CPU always, for CUDA too when torch and a toolkit allow it.
 
-`WEMOE_CUDA=0|1|auto` decides about CUDA (auto, the default: if torch is a CUDA build and a toolkit is found; a
-visible GPU is never asked for), `TORCH_CUDA_ARCH_LIST` names its architectures, `MAX_JOBS` says how many files
-compile at once, and `CFLAGS` replaces the optimisation flags. What does not compile (metadata, sdist) works
-without torch.
+`WEMOE_CUDA=0|1|auto` decides about CUDA (auto, the default: if torch is a CUDA build and a toolkit is found;
+a visible GPU is never asked for). `TORCH_CUDA_ARCH_LIST` names its architectures, `MAX_JOBS` the files compiled
+at once; `CFLAGS` replaces the optimisation flags. What does not compile (metadata, sdist) works without torch.
 """
 
 import json
@@ -66,8 +65,8 @@ def choose_cuda_home() -> Path | None:
     if torch.version.cuda is None:
         if wanted == "1":
             sys.exit(
-                f"error: WEMOE_CUDA=1 needs a CUDA build of torch. Found torch {torch.__version__}, built for "
-                "CPU only. Install a CUDA build of torch, or build with WEMOE_CUDA=0."
+                f"error: WEMOE_CUDA=1 needs a CUDA build of torch. Found torch {torch.__version__}, built "
+                "for CPU only. Install a CUDA build of torch, or build with WEMOE_CUDA=0."
             )
         return None
     home = find_cuda_home()
@@ -91,14 +90,14 @@ def check_tools() -> None:
     """Ends with one clear sentence where a tool is missing, before ninja would end in a traceback."""
     if torch is None:
         sys.exit(
-            "error: building wemoe needs torch in the environment that builds. Install torch first, or let pip "
-            "provide it (`pip install .`, without --no-build-isolation)."
+            "error: building wemoe needs torch in the environment that builds. Install torch first, or let "
+            "pip provide it (`pip install .`, without --no-build-isolation)."
         )
     compiler = os.environ.get("CXX", "c++").split()[0]
     if shutil.which(compiler) is None:
         sys.exit(
-            f"error: building wemoe needs a C++20 compiler. Found no `{compiler}`: install one (for example the "
-            "package g++ or build-essential), or name yours in CXX."
+            f"error: building wemoe needs a C++20 compiler. Found no `{compiler}`: install one (for example "
+            "the package g++ or build-essential), or name yours in CXX."
         )
     header = Path(sysconfig.get_path("include")) / "Python.h"
     if not header.exists():
