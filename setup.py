@@ -1,8 +1,9 @@
 """Builds `wemoe_ext._C`: for CPU always, for CUDA too when torch and a toolkit allow it.
 
 `WEMOE_CUDA=0|1|auto` decides about CUDA (auto, the default: if torch is a CUDA build and a toolkit is found;
-a visible GPU is never asked for). `TORCH_CUDA_ARCH_LIST` names its architectures, `MAX_JOBS` the files compiled
-at once; `CFLAGS` replaces the optimisation flags. What does not compile (metadata, sdist) works without torch.
+a visible GPU is never asked for). `TORCH_CUDA_ARCH_LIST` names its architectures, `MAX_JOBS` limits how many
+files compile at once, and `CFLAGS` replaces the optimisation flags. What does not compile (metadata, sdist)
+works without torch.
 """
 
 import json
@@ -30,9 +31,7 @@ VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["versi
 
 def sources(*patterns: str) -> list[str]:
     """Files of csrc/ by rule, relative to the root: what lies in a device's folder belongs to that device."""
-    return sorted(
-        str(path.relative_to(ROOT)) for pattern in patterns for path in (ROOT / "csrc").glob(pattern)
-    )
+    return sorted(str(path.relative_to(ROOT)) for pattern in patterns for path in (ROOT / "csrc").glob(pattern))
 
 
 CPU_SOURCES = sources("*.cpp", "cpu/*.cpp", "composite/*.cpp")
