@@ -3,14 +3,15 @@
 import importlib.util
 import json
 import os
+import runpy
 import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import setuptools
 import torch
-from setuptools._distutils.core import run_setup
 
 import wemoe_ext
 from wemoe import info
@@ -21,14 +22,15 @@ CPU_BUILD = torch.version.cuda is None
 
 
 def configure(monkeypatch, **environment):
-    """Runs setup.py up to the point where it would run a command."""
-    monkeypatch.chdir(ROOT)
-    for name in ("CUDA_HOME", "CUDA_PATH", "TORCH_CUDA_ARCH_LIST", "CFLAGS", "CXX"):
+    """What setup.py hands to setuptools."""
+    for name in ("CUDA_HOME", "CUDA_PATH", "TORCH_CUDA_ARCH_LIST", "WEMOE_CUDA", "CFLAGS", "CXX"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("WEMOE_CUDA", "auto")
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    return run_setup("setup.py", stop_after="init")
+    arguments = {}
+    monkeypatch.setattr(setuptools, "setup", lambda **given: arguments.update(given))
+    runpy.run_path(str(ROOT / "setup.py"))
+    return arguments
 
 
 def files(*patterns):
@@ -36,7 +38,7 @@ def files(*patterns):
 
 
 def test_a_cpu_build_compiles_everything_but_the_cuda_folder(monkeypatch):
-    extension = configure(monkeypatch, WEMOE_CUDA="0").ext_modules[0]
+    extension = configure(monkeypatch, WEMOE_CUDA="0")["ext_modules"][0]
     assert set(extension.sources) == files("**/*.cpp") - files("cuda/*")
     assert "-Werror" in extension.extra_compile_args["cxx"]
 
@@ -48,7 +50,7 @@ def test_a_cuda_build_needs_a_toolkit_but_no_gpu(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: pytest.fail("asked for a GPU"))
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "")  # so that what setup.py sets is undone afterwards
-    extension = configure(monkeypatch, WEMOE_CUDA="1", CUDA_HOME=str(tmp_path)).ext_modules[0]
+    extension = configure(monkeypatch, WEMOE_CUDA="1", CUDA_HOME=str(tmp_path))["ext_modules"][0]
     assert set(extension.sources) == files("**/*.cpp", "**/*.cu")
     macros = dict(extension.define_macros)
     assert macros["WEMOE_CUDA_VERSION"] == '"13.0"'
@@ -79,8 +81,7 @@ def test_a_missing_compiler_is_told_in_words_and_no_traceback(tmp_path):
 
 def test_building_without_torch_is_told_in_words(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    command = configure(monkeypatch).get_command_obj("build_ext")
-    command.ensure_finalized()
+    command = configure(monkeypatch)["cmdclass"]["build_ext"](setuptools.Distribution())
     with pytest.raises(SystemExit, match="building wemoe needs torch in the environment that builds"):
         command.run()
 
