@@ -14,7 +14,7 @@ from wemoe.counting import Counts, count
 
 
 class _Commands(TyperGroup):
-    """Commands that report errors of use (a value, a file, the installation) in one line, with exit code 2."""
+    """Commands that report errors of use (values, files, installation) in one line, with exit code 2."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -46,14 +46,10 @@ _Version = Annotated[
     bool,
     typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
 ]
-_Debug = Annotated[
-    bool, typer.Option("--debug", envvar="WEMOE_DEBUG", help="Show the traceback of an error.")
-]
+_Debug = Annotated[bool, typer.Option("--debug", envvar="WEMOE_DEBUG", help="Show the traceback of an error.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")]
 _Architecture = Annotated[str, typer.Option(metavar="NAME", help=f"One of {', '.join(ARCHITECTURES)}.")]
-_Tasks = Annotated[
-    str, typer.Option(help="Numbers of fine-tuned models: one (8), a range (1-8) or a list (1,3,5).")
-]
+_Tasks = Annotated[str, typer.Option(help="Numbers of fine-tuned models: one (8), a range (1-8) or a list (1,3,5).")]
 _RouterLayers = Annotated[
     int, typer.Option(metavar="N", help="Depth of the routers: 0 (a learned constant per MLP), 1 or 2.")
 ]

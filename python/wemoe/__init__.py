@@ -1,0 +1,64 @@
+"""Merge fine-tuned transformers into one model that assembles each sample's own weights.
+
+    theta(x) = theta_0 + sum_t lambda_t(x) * tau_t          tau_t = theta_t - theta_0
+
+`upcycle` makes a routed model of a base and its experts, `adapt` trains its routers on unlabeled data,
+`save_pretrained` and `from_pretrained` keep it. Names are imported when they are first used, so that the command
+line's help does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wemoe.adaptation import CollapseWarning, adapt
+    from wemoe.evaluation import evaluate
+    from wemoe.inspection import record_routing
+    from wemoe.layers import RoutedLinear, RoutedMLP, WeightEnsemblingMoE
+    from wemoe.loading import from_pretrained
+    from wemoe.merging import average, task_arithmetic
+    from wemoe.upcycling import upcycle
+
+__version__ = version("wemoe")
+
+_HOMES = {
+    "CollapseWarning": "wemoe.adaptation",
+    "RoutedLinear": "wemoe.layers",
+    "RoutedMLP": "wemoe.layers",
+    "WeightEnsemblingMoE": "wemoe.layers",
+    "adapt": "wemoe.adaptation",
+    "average": "wemoe.merging",
+    "evaluate": "wemoe.evaluation",
+    "from_pretrained": "wemoe.loading",
+    "record_routing": "wemoe.inspection",
+    "task_arithmetic": "wemoe.merging",
+    "upcycle": "wemoe.upcycling",
+}
+
+__all__ = [
+    "CollapseWarning",
+    "RoutedLinear",
+    "RoutedMLP",
+    "WeightEnsemblingMoE",
+    "__version__",
+    "adapt",
+    "average",
+    "evaluate",
+    "from_pretrained",
+    "record_routing",
+    "task_arithmetic",
+    "upcycle",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'wemoe' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

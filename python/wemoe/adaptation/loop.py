@@ -1,0 +1,209 @@
+"""The loop of test-time adaptation: one unlabeled batch per task and step, gradients to the routers only."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from wemoe.adaptation.objectives import OBJECTIVES, mean_entropy
+from wemoe.adaptation.state import SCHEDULES, AdaptationState, Settings
+from wemoe.adaptation.streams import Stream, open_streams, to_device
+from wemoe.modes import evaluating
+
+Batch = TypeVar("Batch")
+Predict = Callable[[nn.Module, Batch, str], Tensor | tuple[Tensor, Tensor]]
+Expert = nn.Module | Callable[[Batch], Tensor]
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """What an adaptation did.
+
+    Attributes:
+        history: one record per step: `step` (from 1), `loss` (summed over tasks), `learning_rate`, and by task
+            `losses`, `entropy` (mean over the batch, nats) and `diversity` (entropy of the mean class distribution
+            over the latest batches, nats).
+        collapsed: tasks whose predictions gathered in few classes, in the order of the streams.
+    """
+
+    history: list[dict[str, Any]]
+    collapsed: tuple[str, ...]
+
+
+def adapt(
+    model: nn.Module,
+    streams: Mapping[str, Iterable[Batch]],
+    predict: Predict[Batch],
+    *,
+    objective: Literal["match", "entropy", "infomax"] = "match",
+    experts: Mapping[str, Expert[Batch]] | None = None,
+    steps: int = 1000,
+    learning_rate: float = 1e-4,
+    schedule: Literal["constant", "cosine"] = "constant",
+    seed: int = 0,
+    progress: bool = True,
+    log: str | os.PathLike[str] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int = 100,
+) -> Adaptation:
+    """Train a model's routers on unlabeled data, in place (arXiv 2402.00433, algorithm 1).
+
+    At each step every task gives one batch; its loss is back-propagated at once, so that memory does not grow with
+    the number of tasks, and the gradients add up to that of the sum of all tasks' losses. Adam then moves whatever
+    parameters require gradients. The model runs in evaluation mode (no dropout); its mode is restored.
+
+    Args:
+        model: a routed model; only its routers move.
+        streams: by task, unlabeled batches (16 samples each in the published setting): iterables that can be iterated
+            again, or are long enough. Tensors in a batch are moved to the model's device.
+        predict: `predict(model, batch, task)` gives logits [..., C], or (logits [..., C], valid bool [...]) where
+            some positions do not count. It applies the task's own frozen head.
+        objective: `match` (Kullback-Leibler divergence from the task's own expert, the recommended one), `entropy`
+            (the published one, which may collapse onto one class), `infomax` (entropy less that of the batch's mean).
+        experts: by task, the fine-tuned model, or a function from a batch to its logits (precomputed ones, say);
+            needed by `match`, where `predict(expert, batch, task)` reads a model.
+        steps: number of optimiser steps in all.
+        learning_rate: of Adam (betas 0.9 and 0.999, no decay).
+        schedule: `constant`, or `cosine` from `learning_rate` to 0 over all steps.
+        seed: of torch's global generator while adapting; its state is restored afterwards. On a CPU, one seed gives
+            bit-equal runs.
+        progress: whether to show a progress bar.
+        log: file that gains one JSON line per step.
+        checkpoint: file to resume from if it exists, and to save to: optimiser, step, random state and history.
+            The streams are drawn again up to the step reached, so they must be seeded alike.
+        checkpoint_every: steps between two saves; an interrupt saves as well.
+
+    Returns:
+        The history, and the tasks that collapsed.
+
+    Raises:
+        TypeError: `streams` is no mapping, or `predict` gives something else than logits.
+        ValueError: an unknown objective or schedule, a missing expert, an empty stream, nothing to train, a number
+            out of range, a loss that is not finite, or a checkpoint of another run.
+    """
+    settings = Settings(tuple(streams), objective, steps, learning_rate, schedule, seed)
+    experts = experts or {}
+    _check(settings, experts)
+    modules = [expert for expert in experts.values() if isinstance(expert, nn.Module)]
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng())
+        stack.enter_context(evaluating(model, *modules))
+        torch.manual_seed(seed)
+        state = AdaptationState(model, settings)
+        start = state.load(checkpoint)
+        opened = open_streams(streams, skip=start)
+        state.restore_random_state()
+        bar = tqdm(total=steps, initial=start, desc=f"adapt ({objective})", disable=not progress)
+        stack.enter_context(bar)
+        sink = stack.enter_context(open(log, "a", encoding="utf-8")) if log is not None else None
+        for step in range(start, steps):
+            state.remember_random_state()
+            try:
+                record = _accumulate_gradients(model, opened, predict, experts, state)
+            except KeyboardInterrupt:
+                state.save(checkpoint)
+                raise
+            state.advance(record)
+            if sink is not None:
+                print(json.dumps(record), file=sink, flush=True)
+            if (step + 1) % checkpoint_every == 0 or step + 1 == steps:
+                state.remember_random_state()
+                state.save(checkpoint)
+            bar.set_postfix(loss=f"{record['loss']:.4f}", refresh=False)
+            bar.update()
+    collapsed = tuple(task for task, watch in state.watches.items() if watch.collapsed)
+    return Adaptation(state.history, collapsed)
+
+
+def _check(settings: Settings, experts: Mapping[str, object]) -> None:
+    if settings.objective not in OBJECTIVES:
+        raise ValueError(f"objective must be one of {sorted(OBJECTIVES)}; found {settings.objective!r}")
+    if settings.schedule not in SCHEDULES:
+        raise ValueError(f"schedule must be one of {sorted(SCHEDULES)}; found {settings.schedule!r}")
+    if settings.steps < 1:
+        raise ValueError(f"steps must be at least 1; found {settings.steps}")
+    if not (math.isfinite(settings.learning_rate) and settings.learning_rate > 0):
+        raise ValueError(f"learning_rate must be positive and finite; found {settings.learning_rate}")
+    missing = [task for task in settings.tasks if task not in experts]
+    if OBJECTIVES[settings.objective].needs_experts and missing:
+        raise ValueError(
+            f"objective {settings.objective!r} needs the expert of every task; experts lacks {missing}. "
+            "Without experts there are the objectives 'entropy' and 'infomax'."
+        )
+
+
+def _accumulate_gradients(
+    model: nn.Module,
+    streams: Mapping[str, Stream[Batch]],
+    predict: Predict[Batch],
+    experts: Mapping[str, Expert[Batch]],
+    state: AdaptationState,
+) -> dict[str, Any]:
+    """Back-propagate one batch of every task; return the step's record but for its number and learning rate."""
+    objective = OBJECTIVES[state.settings.objective]
+    device = next(model.parameters()).device
+    losses, entropies, diversities = {}, {}, {}
+    for task, stream in streams.items():
+        batch = to_device(stream.draw(), device)
+        logits, valid = _logits(predict(model, batch, task), task)
+        target = None
+        if objective.needs_experts:
+            target = _expert_probabilities(experts[task], batch, predict, task, valid, logits)
+        loss = objective.loss(logits, target)
+        if not loss.isfinite():
+            raise ValueError(
+                f"the loss of task {task!r} must be finite; found {loss.item()} at its batch {stream.drawn}"
+            )
+        loss.backward()  # type: ignore[no-untyped-call]
+        detached = logits.detach()
+        losses[task] = float(loss)
+        entropies[task] = float(mean_entropy(detached))
+        diversities[task] = state.watches[task].observe(detached)
+    return {
+        "loss": sum(losses.values()),
+        "losses": losses,
+        "entropy": entropies,
+        "diversity": diversities,
+    }
+
+
+def _logits(prediction: Tensor | tuple[Tensor, Tensor], task: str) -> tuple[Tensor, Tensor | None]:
+    """Split a prediction into the logits that count [S, C], in fp32, and the mask that chose them."""
+    logits, valid = prediction if isinstance(prediction, tuple) else (prediction, None)
+    if not isinstance(logits, Tensor) or logits.dim() < 2:
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise TypeError(f"predict must give logits [..., C] for task {task!r}; found {found}")
+    rows = logits.flatten(0, -2) if valid is None else logits[valid]
+    if rows.shape[0] == 0:
+        raise ValueError(f"predict must give at least one row of logits for task {task!r}; found none")
+    return rows.float(), valid
+
+
+def _expert_probabilities(
+    expert: Expert[Batch],
+    batch: Batch,
+    predict: Predict[Batch],
+    task: str,
+    valid: Tensor | None,
+    logits: Tensor,
+) -> Tensor:
+    with torch.no_grad():
+        prediction = predict(expert, batch, task) if isinstance(expert, nn.Module) else expert(batch)
+        whole = prediction[0] if isinstance(prediction, tuple) else prediction
+        # the routed model's own mask decides which positions count
+        rows, _ = _logits(whole if valid is None else (whole, valid), task)
+    if rows.shape != logits.shape:
+        raise ValueError(
+            f"the expert of task {task!r} must give logits like the model's, {tuple(logits.shape)}; "
+            f"found {tuple(rows.shape)}"
+        )
+    return rows.to(logits.device).softmax(dim=-1)

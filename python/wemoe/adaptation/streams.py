@@ -1,0 +1,73 @@
+"""Streams of unlabeled batches that never end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+Batch = TypeVar("Batch")
+
+
+class Stream(Generic[Batch]):
+    """Draws batches from an iterable, from its start again whenever it ends; nothing is cached.
+
+    Args:
+        task: name for error messages.
+        batches: an iterable that can be iterated again, a `DataLoader` say, or one that is long enough.
+    """
+
+    def __init__(self, task: str, batches: Iterable[Batch]) -> None:
+        self.task = task
+        self.drawn = 0
+        self._batches = batches
+        self._iterator: Iterator[Batch] = iter(batches)
+
+    def draw(self) -> Batch:
+        """Return the next batch.
+
+        Raises:
+            ValueError: the stream is empty, or has ended and cannot be iterated again.
+        """
+        for _ in range(2):
+            for batch in self._iterator:
+                self.drawn += 1
+                return batch
+            self._iterator = iter(self._batches)
+        raise ValueError(
+            f"streams[{self.task!r}] must yield batches for as long as adaptation lasts; "
+            + (f"it ended after {self.drawn} batches" if self.drawn else "found an empty stream")
+        )
+
+
+def open_streams(streams: Mapping[str, Iterable[Batch]], skip: int) -> dict[str, Stream[Batch]]:
+    """Open one stream per task and draw `skip` batches from each, in the order in which adaptation draws them.
+
+    Raises:
+        TypeError: `streams` is no mapping from task name to iterable.
+        ValueError: there is no stream, or one is too short to skip that far.
+    """
+    if not isinstance(streams, Mapping):
+        raise TypeError(f"streams must map task names to batches; found {type(streams).__name__}")
+    if not streams:
+        raise ValueError("streams must hold at least one task; found none")
+    opened = {task: Stream(task, batches) for task, batches in streams.items()}
+    for _ in range(skip):
+        for stream in opened.values():
+            stream.draw()
+    return opened
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """Move every tensor of a batch: a tensor, or mappings, lists and tuples of tensors; the batch is not changed."""
+    if isinstance(batch, Tensor):
+        return batch.to(device)
+    if isinstance(batch, Mapping):
+        return {name: to_device(value, device) for name, value in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(to_device(value, device) for value in batch))
+    if isinstance(batch, (list, tuple)):
+        return type(batch)(to_device(value, device) for value in batch)
+    return batch

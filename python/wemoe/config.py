@@ -1,0 +1,33 @@
+"""Configuration: what is typed and checked once at the door, and passed on as frozen objects."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+FORMAT_VERSION: Literal[1] = 1
+
+
+class RoutingConfig(BaseModel):
+    """How a model was upcycled: everything but its weights.
+
+    Attributes:
+        format_version: of the saved checkpoint.
+        method: who makes the routing weights.
+        base_class: name of the base's class in `transformers`.
+        tasks: names of the T tasks, in the order of the routing weights.
+        init_lambda: scaling of everything merged statically, and what routing weights start near.
+        router_hidden_layers: depth of the routers.
+        batch_reduce: whether routing weights are averaged over the batch.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: Literal[1] = FORMAT_VERSION
+    method: Literal["wemoe"] = "wemoe"
+    base_class: str
+    tasks: tuple[str, ...] = Field(min_length=1)
+    init_lambda: float = Field(allow_inf_nan=False)
+    router_hidden_layers: Literal[0, 1, 2]
+    batch_reduce: bool

@@ -1,0 +1,5 @@
+"""Scoring one model on many tasks."""
+
+from wemoe.evaluation.accuracy import evaluate
+
+__all__ = ["evaluate"]

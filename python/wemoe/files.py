@@ -1,0 +1,72 @@
+"""Writing files and folders so that they appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def check_writable(folder: str | os.PathLike[str]) -> Path:
+    """Make a folder and prove that files can be written into it, before any long work starts.
+
+    Raises:
+        NotADirectoryError: the path, or one of its parents, is a file.
+        OSError: the folder cannot be made or written; the message names it.
+    """
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            return path
+    except (FileExistsError, NotADirectoryError) as error:
+        raise NotADirectoryError(f"output folder {str(path)!r} must be a folder; found a file there") from error
+    except OSError as error:
+        raise type(error)(
+            error.errno, f"output folder {str(path)!r} must be writable; found: {error.strerror}"
+        ) from error
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file under a temporary name beside it and rename it into place."""
+    target = Path(path)
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", dir=target.parent, prefix=f".{target.name}.", delete=False
+    ) as file:
+        try:
+            file.write(text)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+    os.chmod(file.name, 0o644)  # temporary files are private; the finished one need not be
+    os.replace(file.name, target)
+
+
+@contextmanager
+def replacing_files(folder: str | os.PathLike[str], stale: str) -> Iterator[Path]:
+    """Yield a temporary folder whose files move into `folder` when the block ends without an error.
+
+    Args:
+        folder: where the files go; made if missing. A new folder appears whole.
+        stale: glob pattern of files in `folder` that the new ones replace, whatever their names.
+    """
+    target = Path(folder)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    try:
+        yield staging
+        staging.chmod(0o755)
+        if not target.exists():
+            staging.rename(target)
+            return
+        names = {path.name for path in staging.iterdir()}
+        for path in staging.iterdir():
+            path.replace(target / path.name)
+        for path in target.glob(stale):
+            if path.name not in names:
+                path.unlink()
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)

@@ -1,0 +1,192 @@
+"""Routed layers: linear maps and MLPs whose weights are assembled for every sample, W0 + sum_t lambda_t(x) tau_t.
+
+Base weights and task vectors are frozen parameters; only routers require gradients. The assembly happens tile by tile
+inside `wemoe_ext.routed_linear`: the weights of a whole batch never exist in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from wemoe.mlps import MLPParts, find_mlp_parts, same_parts
+from wemoe.routers import Router, build_router
+from wemoe.task_vectors import Experts, check_experts, name_experts, stack_task_vectors
+from wemoe.token_masks import current_token_mask
+from wemoe_ext import routed_linear
+
+
+class RoutedLinear(nn.Module):
+    """A linear map y = x (W0 + sum_t lambda_t tau_t)^T + b0 + sum_t lambda_t beta_t.
+
+    Args:
+        in_features: D.
+        out_features: F.
+        num_tasks: T.
+        bias: whether there is a bias b0 [F] with task vectors beta [T, F].
+        dtype: of the frozen weights.
+        device: of the frozen weights.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        num_tasks: int,
+        bias: bool = True,
+        dtype: torch.dtype | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        super().__init__()
+
+        def frozen(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(shape, dtype=dtype, device=device), requires_grad=False)
+
+        self.weight = frozen(out_features, in_features)
+        self.task_vectors = frozen(num_tasks, out_features, in_features)
+        self.bias = frozen(out_features) if bias else None
+        self.task_biases = frozen(num_tasks, out_features) if bias else None
+
+    @classmethod
+    def from_linears(cls, base: nn.Linear, experts: Sequence[nn.Linear]) -> RoutedLinear:
+        """Copy the weights of a base and take its experts' task vectors; the arguments stay untouched."""
+        weight, bias = base.weight, base.bias
+        layer = cls(base.in_features, base.out_features, len(experts), bias is not None, weight.dtype, weight.device)
+        layer.weight.data.copy_(weight.detach())
+        layer.task_vectors.data = stack_task_vectors(weight, [expert.weight for expert in experts])
+        if layer.bias is not None and layer.task_biases is not None:
+            layer.bias.data.copy_(bias.detach())
+            layer.task_biases.data = stack_task_vectors(bias, [expert.bias for expert in experts])
+        return layer
+
+    def forward(self, x: Tensor, routing_weights: Tensor) -> Tensor:
+        """Map x [R, M, D] by the weights of routing weights [R, T] to [R, M, F]."""
+        return routed_linear(x, self.weight, self.task_vectors, routing_weights, self.bias, self.task_biases)
+
+    def extra_repr(self) -> str:
+        """Show the sizes: D, F, T and whether there is a bias."""
+        tasks, outputs, inputs = self.task_vectors.shape
+        return f"in_features={inputs}, out_features={outputs}, tasks={tasks}, bias={self.bias is not None}"
+
+
+class RoutedMLP(nn.Module):
+    """An MLP whose weights are assembled for every sample by a router (WEMoE, arXiv 2402.00433, section 3.2).
+
+    All tokens of a sample share one set of weights: the router's mean over the tokens that may vote
+    (`wemoe.token_masks`).
+
+    Args:
+        up: routed linear map D -> F.
+        activation: between the two maps.
+        down: routed linear map F -> D.
+        router: maps hidden states to routing weights.
+        batch_reduce: average the routing weights over the batch, one set of weights for all samples; a sample's
+            output then depends on the rest of its batch.
+    """
+
+    def __init__(
+        self,
+        up: RoutedLinear,
+        activation: Callable[[Tensor], Tensor],
+        down: RoutedLinear,
+        router: Router,
+        batch_reduce: bool = False,
+    ) -> None:
+        super().__init__()
+        self.router = router
+        self.up = up
+        self.activation = activation
+        self.down = down
+        self.batch_reduce = batch_reduce
+
+    @classmethod
+    def from_parts(
+        cls, base: MLPParts, experts: Sequence[MLPParts], router: Router, batch_reduce: bool = False
+    ) -> RoutedMLP:
+        """Build the routed MLP of a base MLP and its experts; the arguments stay untouched."""
+        return cls(
+            RoutedLinear.from_linears(base.up, [expert.up for expert in experts]),
+            base.activation,
+            RoutedLinear.from_linears(base.down, [expert.down for expert in experts]),
+            router,
+            batch_reduce,
+        )
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Map hidden states [B, N, D] to [B, N, D].
+
+        Raises:
+            ValueError: `hidden_states` is not [B, N, D] with the D of this layer.
+        """
+        width = self.up.weight.shape[1]
+        if hidden_states.dim() != 3 or hidden_states.shape[-1] != width:
+            raise ValueError(f"hidden_states must be [B, N, D] with D = {width}; found {tuple(hidden_states.shape)}")
+        routing_weights = self.router(hidden_states, current_token_mask())  # [R, T], R = B or 1
+        if self.batch_reduce:
+            routing_weights = routing_weights.mean(dim=0, keepdim=True)
+        batched = routing_weights.shape[0] == hidden_states.shape[0]
+        routes = hidden_states if batched else hidden_states.reshape(1, -1, width)  # [R, M, D]
+        inner = self.activation(self.up(routes, routing_weights))  # [R, M, F]
+        outer: Tensor = self.down(inner, routing_weights)  # [R, M, D]
+        return outer.reshape(*hidden_states.shape[:2], outer.shape[-1])
+
+    def extra_repr(self) -> str:
+        """Show what no child shows."""
+        return f"batch_reduce={self.batch_reduce}"
+
+
+class WeightEnsemblingMoE(nn.Module):
+    """Weight-ensembling mixture of experts in place of one MLP (WEMoE, arXiv 2402.00433).
+
+    The signature and the numbers are those of the class of this name in FusionBench, so that existing code is
+    accelerated by changing its import. Unlike there, the arguments are left as they are, and a parameter of the base
+    that does not require gradients has a task vector all the same.
+
+    Args:
+        hidden_size: D, the width of the hidden states that the MLP receives.
+        base_model: the pre-trained MLP: the MLP of a CLIP or ViT block, or any module that applies a linear map, an
+            activation and a second linear map.
+        expert_models: T fine-tuned MLPs of the same architecture, a sequence or a mapping from task name.
+        init_lambda: the routing weight that every task starts near.
+        batch_first: whether hidden states are [B, N, D]; otherwise [N, B, D].
+        router_hidden_layers: depth of the router: 0 (constant), 1 or 2.
+        batch_reduce: average the routing weights over the batch, one set of weights for all samples.
+
+    Raises:
+        TypeError: `expert_models` is no sequence or mapping of modules.
+        ValueError: there is no expert, an expert does not fit the base, the base is no MLP of two linear maps,
+            its input width is not `hidden_size`, or the router depth is unknown.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        base_model: nn.Module,
+        expert_models: Experts[nn.Module],
+        init_lambda: float = 0.2,
+        batch_first: bool = False,
+        router_hidden_layers: int = 2,
+        batch_reduce: bool = False,
+    ) -> None:
+        super().__init__()
+        experts = name_experts(expert_models)
+        check_experts(base_model, experts)
+        base = find_mlp_parts(base_model)
+        if base.up.in_features != hidden_size:
+            raise ValueError(
+                f"hidden_size must be the input width of base_model, {base.up.in_features}; found {hidden_size}"
+            )
+        weight = base.up.weight
+        router = build_router(hidden_size, len(experts), init_lambda, router_hidden_layers).to(weight.device)
+        self.batch_first = batch_first
+        self.mlp = RoutedMLP.from_parts(
+            base, [same_parts(base, base_model, expert) for expert in experts.values()], router, batch_reduce
+        )
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Map hidden states [B, N, D], or [N, B, D] without `batch_first`, to the same shape."""
+        if self.batch_first:
+            return self.mlp(hidden_states)  # type: ignore[no-any-return]
+        return self.mlp(hidden_states.transpose(0, 1)).transpose(0, 1)  # type: ignore[no-any-return]

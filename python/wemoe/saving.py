@@ -1,0 +1,45 @@
+"""Saving a routed model whole: format version 1.
+
+A checkpoint folder holds `config.json` (`model_type: wemoe`, how the model was upcycled, the base's own
+configuration nested) and `wemoe*.safetensors` (base weights, task vectors, routers). Plain transformers finds no
+weights under that name and fails loudly, instead of filling a plain model with random MLPs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING
+
+from huggingface_hub import save_torch_state_dict
+from torch import Tensor
+
+from wemoe.files import check_writable, replacing_files
+
+if TYPE_CHECKING:
+    from wemoe.routed_classes import RoutedModel
+
+MODEL_TYPE = "wemoe"
+WEIGHTS_PATTERN = "wemoe{suffix}.safetensors"
+WEIGHTS_GLOB = "wemoe*.safetensors*"
+
+
+def save(
+    model: RoutedModel,
+    folder: str | os.PathLike[str],
+    *,
+    state_dict: dict[str, Tensor] | None = None,
+    max_shard_size: int | str = "5GB",
+) -> None:
+    """Save a routed model; see `RoutedModel.save_pretrained`."""
+    check_writable(os.path.dirname(os.path.abspath(folder)))
+    configuration = {
+        "model_type": MODEL_TYPE,
+        "architectures": [model.routing_config.base_class],
+        "wemoe": model.routing_config.model_dump(mode="json"),
+        "base_config": model.config.to_dict(),
+    }
+    state = model.state_dict() if state_dict is None else state_dict
+    with replacing_files(folder, stale=WEIGHTS_GLOB) as staging:
+        save_torch_state_dict(state, staging, filename_pattern=WEIGHTS_PATTERN, max_shard_size=max_shard_size)
+        (staging / "config.json").write_text(json.dumps(configuration, indent=2, sort_keys=True) + "\n")

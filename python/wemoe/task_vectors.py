@@ -1,0 +1,105 @@
+"""Task vectors tau_t = theta_t - theta_0, and the checks that make them meaningful.
+
+A task vector exists for every floating-point parameter, whatever its `requires_grad` flag says (arXiv 2212.04089).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+Model = TypeVar("Model", bound=nn.Module)
+Experts = Mapping[str, Model] | Sequence[Model]
+
+
+def name_experts(expert_models: Experts[Model]) -> dict[str, Model]:
+    """Return the experts by task name; a sequence's experts are named `task_0`, `task_1`, ...
+
+    Raises:
+        TypeError: `expert_models` is neither a mapping nor a sequence of modules, or a task name is no string.
+        ValueError: there is no expert (T = 0).
+    """
+    if not isinstance(expert_models, Iterable):
+        raise TypeError(
+            "expert_models must be a list of modules or a mapping from task name to module; "
+            f"found {type(expert_models).__name__}"
+        )
+    named = (
+        dict(expert_models)
+        if isinstance(expert_models, Mapping)
+        else {f"task_{t}": expert for t, expert in enumerate(expert_models)}
+    )
+    if not named:
+        raise ValueError("expert_models must hold at least one expert (T >= 1); found none")
+    for task, expert in named.items():
+        if not isinstance(task, str):
+            raise TypeError(f"expert_models must be keyed by task names (str); found {task!r}")
+        if not isinstance(expert, nn.Module):
+            raise TypeError(f"expert_models[{task!r}] must be a module; found {type(expert).__name__}")
+    return named
+
+
+def check_experts(base_model: nn.Module, experts: Mapping[str, nn.Module]) -> None:
+    """Check that every expert was fine-tuned from an architecture like the base's.
+
+    Raises:
+        ValueError: a key is missing or unexpected, a shape or the floating-point nature of a tensor differs, or a
+            tensor of the base or of an expert holds NaN or infinity. The message names the expert and the tensors.
+    """
+    base = base_model.state_dict()
+    _check_finite("base_model", base)
+    for task, expert in experts.items():
+        label = f"expert_models[{task!r}]"
+        state = expert.state_dict()
+        missing, unexpected = sorted(base.keys() - state.keys()), sorted(state.keys() - base.keys())
+        if missing or unexpected:
+            raise ValueError(
+                f"{label} must have the parameters of base_model; missing: {_listed(missing)}; "
+                f"unexpected: {_listed(unexpected)}"
+            )
+        for name, tensor in base.items():
+            if state[name].shape != tensor.shape:
+                raise ValueError(
+                    f"{label} must have the shapes of base_model; {name!r} is {tuple(state[name].shape)}, "
+                    f"in base_model {tuple(tensor.shape)}"
+                )
+            if state[name].is_floating_point() != tensor.is_floating_point():
+                raise ValueError(
+                    f"{label} must have the kind of dtype of base_model; {name!r} is {state[name].dtype}, "
+                    f"in base_model {tensor.dtype}"
+                )
+        _check_finite(label, state)
+
+
+def stack_task_vectors(base: Tensor, experts: Sequence[Tensor]) -> Tensor:
+    """Stack the task vectors of one parameter.
+
+    Args:
+        base: theta_0, of any shape [...].
+        experts: T tensors theta_t of the same shape.
+
+    Returns:
+        [T, ...] in the dtype and on the device of the base; differences are taken in fp32 or better.
+    """
+    exact = torch.promote_types(base.dtype, torch.float32)
+    reference = base.detach().to(exact)
+    stacked = torch.empty((len(experts), *base.shape), dtype=base.dtype, device=base.device)
+    for task_vector, expert in zip(stacked, experts, strict=True):
+        task_vector.copy_(expert.detach().to(device=base.device, dtype=exact) - reference)
+    return stacked
+
+
+def _check_finite(label: str, state: Mapping[str, Tensor]) -> None:
+    broken = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if broken:
+        raise ValueError(f"{label} must hold finite numbers; found NaN or infinity in: {_listed(broken)}")
+
+
+def _listed(names: Sequence[str], most: int = 5) -> str:
+    if not names:
+        return "none"
+    shown = ", ".join(repr(name) for name in names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
