@@ -8,9 +8,7 @@ from types import ModuleType
 import torch
 
 RECORD = Path(__file__).with_name("_build.json")
-REBUILD = (
-    "Build it in this environment: `pip install --no-build-isolation .` in wemoe's source tree (or `-e .`)."
-)
+REBUILD = "Build it in this environment: `pip install --no-build-isolation .` in wemoe's source tree (or `-e .`)."
 
 
 def load() -> ModuleType:
