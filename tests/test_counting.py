@@ -129,9 +129,7 @@ def test_single_models(architecture, parameters):
 @pytest.mark.parametrize("size", ["b-32", "b-16", "l-14"])
 def test_openclip_adds_the_projection_and_the_text_leftovers_to_the_same_encoder(size):
     width, text = (1024, 768) if size == "l-14" else (768, 512)
-    openclip, transformers = (
-        count(f"{family}-vit-{size}", 1).individual for family in ("openclip", "hf-clip")
-    )
+    openclip, transformers = (count(f"{family}-vit-{size}", 1).individual for family in ("openclip", "hf-clip"))
     leftovers = 49_408 * text + 77 * text + 2 * text + text * text + 1
     assert openclip - transformers == width * text + leftovers
 

@@ -82,9 +82,7 @@ def assert_equal_in_fp32(ours, theirs):
 @pytest.mark.parametrize("depth", [0, 1, 2])
 @pytest.mark.parametrize("mlp", MLPS)
 def test_outputs_and_gradients_agree(peer, mlp, depth, batch_first, batch_reduce):
-    ours, theirs = build_both(
-        peer, mlp, router_hidden_layers=depth, batch_first=batch_first, batch_reduce=batch_reduce
-    )
+    ours, theirs = build_both(peer, mlp, router_hidden_layers=depth, batch_first=batch_first, batch_reduce=batch_reduce)
     x = torch.randn(B, N, D) if batch_first else torch.randn(N, B, D)
     x_ours, x_theirs = (x.clone().requires_grad_() for _ in range(2))
     y_ours, y_theirs = ours(x_ours), theirs(x_theirs)
@@ -110,9 +108,7 @@ def test_routers_have_the_same_parameters_in_the_same_order(peer, depth):
         if yours.dim() == 1:
             assert torch.equal(mine, yours)  # biases start at constants
         else:
-            assert mine.std().item() == pytest.approx(
-                yours.std().item(), rel=0.5
-            )  # 72 or 576 samples of N(0, 0.01^2)
+            assert mine.std().item() == pytest.approx(yours.std().item(), rel=0.5)  # 72 or 576 samples of N(0, 0.01^2)
 
 
 def test_defaults_agree(peer):
