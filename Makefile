@@ -1,4 +1,4 @@
-# Everything runs in .venv, which is made on first use and follows the files that it depends on.
+# Everything runs in .venv, made on first use and brought up to date when the files that it depends on change.
 # Variables: ARGS go to quickstart, bench and test; PYTHON makes the environment; MAX_JOBS limits the compiler.
 
 PYTHON ?= python3
@@ -75,7 +75,7 @@ sanitize: .venv/.dev  ## the operators' tests under AddressSanitizer and Undefin
 	    $(BIN)/pytest tests/test_routed_linear.py tests/test_merge_weights.py -p no:cacheprovider
 
 cuda-build: .venv-cuda/.base  ## compile for CUDA against a CUDA build of torch, and check what was registered
-	WEMOE_CUDA=1 .venv-cuda/bin/python -m pip install --quiet --no-build-isolation --no-deps --force-reinstall .
+	WEMOE_CUDA=1 .venv-cuda/bin/python -m pip install --quiet --no-build-isolation --no-deps .
 	.venv-cuda/bin/python -P tools/check_cuda_build.py
 
 .venv-cuda/.base: requirements/cuda.txt
