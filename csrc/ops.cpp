@@ -33,16 +33,16 @@ TORCH_LIBRARY(wemoe, m) {
 
   m.def(
       "merge_weights("
-      "Tensor base, "            // [...]
-      "Tensor task_vectors, "    // [T, ...]
-      "Tensor routing_weights"   // [R, T]
-      ") -> Tensor",             // [R, ...]
+      "Tensor base, "           // [...]
+      "Tensor task_vectors, "   // [T, ...]
+      "Tensor routing_weights"  // [R, T]
+      ") -> Tensor",            // [R, ...]
       tags);
 
   m.def(
       "merge_weights_backward("
-      "Tensor grad, "           // [R, ...]
-      "Tensor task_vectors"     // [T, ...]
-      ") -> Tensor",            // [R, T], of routing_weights, in the type sums are taken in
+      "Tensor grad, "        // [R, ...]
+      "Tensor task_vectors"  // [T, ...]
+      ") -> Tensor",         // [R, T], of routing_weights, in the type sums are taken in
       tags);
 }

@@ -1,0 +1,135 @@
+// What the arguments of the ops must be, once for all devices and for tracing (hence symbolic sizes).
+// Every message names the argument, the rule and what was found.
+
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <initializer_list>
+#include <optional>
+
+namespace wemoe {
+
+// One dimension of a rule: its letter, and its size where another argument has fixed it.
+struct Dimension {
+  const char* letter;
+  std::optional<c10::SymInt> size = std::nullopt;
+};
+
+inline void check_dtype(const char* op, const char* name, const at::Tensor& tensor) {
+  const auto dtype = tensor.scalar_type();
+  TORCH_CHECK_TYPE(
+      dtype == at::kFloat || dtype == at::kDouble || dtype == at::kBFloat16 || dtype == at::kHalf, op, ": `",
+      name, "` must be float32, float64, bfloat16 or float16. Found ", dtype, ".");
+}
+
+inline std::string describe(std::initializer_list<Dimension> shape) {
+  std::ostringstream text;
+  const char* separator = "[";
+  for (const auto& dimension : shape) {
+    text << std::exchange(separator, ", ") << dimension.letter;
+    if (dimension.size) text << " = " << *dimension.size;
+  }
+  text << "]";
+  return text.str();
+}
+
+inline void check_shape(const char* op, const char* name, const at::Tensor& tensor,
+                        std::initializer_list<Dimension> shape) {
+  check_dtype(op, name, tensor);
+  bool fits = tensor.dim() == static_cast<int64_t>(shape.size());
+  for (size_t i = 0; fits && i < shape.size(); i++) {
+    const auto& size = shape.begin()[i].size;
+    fits = !size || tensor.sym_size(i) == *size;
+  }
+  TORCH_CHECK_VALUE(fits, op, ": `", name, "` must have shape ", describe(shape), ". Found ",
+                    tensor.sym_sizes(), ".");
+}
+
+inline void check_device(const char* op, const char* name, const at::Tensor& tensor, const char* first_name,
+                         const at::Tensor& first) {
+  TORCH_CHECK_VALUE(tensor.device() == first.device(), op, ": `", name, "` must be on the device of `",
+                    first_name, "`, ", first.device(), ". Found ", tensor.device(), ".");
+}
+
+inline void check_tasks(const char* op, const at::Tensor& task_vectors) {
+  TORCH_CHECK_VALUE(task_vectors.sym_size(0) >= 1, op,
+                    ": `task_vectors` must hold at least one task. Found T = 0.");
+}
+
+inline void check_routed_linear(const char* op, const at::Tensor& x, const at::Tensor& weight,
+                                const at::Tensor& task_vectors, const at::Tensor& routing_weights,
+                                const std::optional<at::Tensor>& bias,
+                                const std::optional<at::Tensor>& task_biases) {
+  check_shape(op, "weight", weight, {{"F"}, {"D"}});
+  const auto F = weight.sym_size(0), D = weight.sym_size(1);
+  check_shape(op, "x", x, {{"R"}, {"M"}, {"D", D}});
+  check_shape(op, "task_vectors", task_vectors, {{"T"}, {"F", F}, {"D", D}});
+  check_tasks(op, task_vectors);
+  const auto R = x.sym_size(0), T = task_vectors.sym_size(0);
+  check_shape(op, "routing_weights", routing_weights, {{"R", R}, {"T", T}});
+  check_device(op, "weight", weight, "x", x);
+  check_device(op, "task_vectors", task_vectors, "x", x);
+  check_device(op, "routing_weights", routing_weights, "x", x);
+  if (bias) {
+    check_shape(op, "bias", *bias, {{"F", F}});
+    check_device(op, "bias", *bias, "x", x);
+  }
+  if (task_biases) {
+    check_shape(op, "task_biases", *task_biases, {{"T", T}, {"F", F}});
+    check_device(op, "task_biases", *task_biases, "x", x);
+  }
+}
+
+inline void check_routed_linear_forward(const at::Tensor& x, const at::Tensor& weight,
+                                        const at::Tensor& task_vectors, const at::Tensor& routing_weights,
+                                        const std::optional<at::Tensor>& bias,
+                                        const std::optional<at::Tensor>& task_biases) {
+  check_routed_linear("routed_linear", x, weight, task_vectors, routing_weights, bias, task_biases);
+  TORCH_CHECK_VALUE(bias || !task_biases,
+                    "routed_linear: `task_biases` need a `bias` that they add to. Found None.");
+}
+
+inline void check_routed_linear_backward(const at::Tensor& grad, const at::Tensor& x,
+                                         const at::Tensor& weight, const at::Tensor& task_vectors,
+                                         const at::Tensor& routing_weights,
+                                         const std::optional<at::Tensor>& task_biases) {
+  const char* op = "routed_linear_backward";
+  check_routed_linear(op, x, weight, task_vectors, routing_weights, std::nullopt, task_biases);
+  check_shape(op, "grad", grad, {{"R", x.sym_size(0)}, {"M", x.sym_size(1)}, {"F", weight.sym_size(0)}});
+  check_device(op, "grad", grad, "x", x);
+}
+
+inline void check_merge_weights(const at::Tensor& base, const at::Tensor& task_vectors,
+                                const at::Tensor& routing_weights) {
+  const char* op = "merge_weights";
+  check_dtype(op, "base", base);
+  check_dtype(op, "task_vectors", task_vectors);
+  TORCH_CHECK_VALUE(
+      task_vectors.dim() == base.dim() + 1 && task_vectors.sym_sizes().slice(1) == base.sym_sizes(), op,
+      ": `task_vectors` must have shape [T, ...] over the shape of `base`, ", base.sym_sizes(), ". Found ",
+      task_vectors.sym_sizes(), ".");
+  check_tasks(op, task_vectors);
+  check_shape(op, "routing_weights", routing_weights, {{"R"}, {"T", task_vectors.sym_size(0)}});
+  check_device(op, "task_vectors", task_vectors, "base", base);
+  check_device(op, "routing_weights", routing_weights, "base", base);
+}
+
+inline void check_merge_weights_backward(const at::Tensor& grad, const at::Tensor& task_vectors) {
+  const char* op = "merge_weights_backward";
+  check_dtype(op, "grad", grad);
+  check_dtype(op, "task_vectors", task_vectors);
+  TORCH_CHECK_VALUE(grad.dim() >= 1 && task_vectors.dim() == grad.dim() &&
+                        grad.sym_sizes().slice(1) == task_vectors.sym_sizes().slice(1),
+                    op, ": `grad` must have shape [R, ...] over the shape of one task vector. Found ",
+                    grad.sym_sizes(), " and `task_vectors` ", task_vectors.sym_sizes(), ".");
+  check_tasks(op, task_vectors);
+  check_device(op, "task_vectors", task_vectors, "grad", grad);
+}
+
+// The type that sums are taken in, for data of this type.
+inline at::ScalarType compute_type(const at::Tensor& tensor) {
+  return tensor.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+}
+
+}  // namespace wemoe
