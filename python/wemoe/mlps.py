@@ -13,6 +13,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
@@ -42,15 +43,14 @@ def find_mlp_parts(module: nn.Module) -> MLPParts:
     linears = [child for child in module.modules() if isinstance(child, nn.Linear)]
     if len(linears) != 2:
         raise ValueError(f"an MLP must have two linear maps, up and down; {kind} has {len(linears)}")
-    up, down = linears
-    if up.out_features != down.in_features:
-        up, down = down, up
-    if up.out_features != down.in_features:
+    orders = [(up, down) for up, down in (linears, linears[::-1]) if up.out_features == down.in_features]
+    if not orders:
         raise ValueError(f"an MLP's linear maps must follow each other; {kind} has {linears[0]} and {linears[1]}")
-    for activation in _activation_candidates(module):
-        parts = MLPParts(up, activation, down)
-        if _reproduces(parts, module):
-            return parts
+    for up, down in orders:
+        for activation in _activation_candidates(module):
+            parts = MLPParts(up, activation, down)
+            if _reproduces(parts, module):
+                return parts
     raise ValueError(
         f"an MLP must compute down(activation(up(x))); {kind} computes something else than its two linear maps "
         "around any one of its activations"
@@ -65,7 +65,7 @@ def same_parts(parts: MLPParts, module: nn.Module, other: nn.Module) -> MLPParts
 
 
 def _activation_candidates(module: nn.Module) -> list[Callable[[Tensor], Tensor]]:
-    """Every child without parameters that is no dropout, and every plain function kept as an attribute."""
+    """Every child without parameters that is no dropout, every function kept as an attribute, the usual functions."""
     leaves = [
         child
         for child in module.modules()
@@ -77,7 +77,7 @@ def _activation_candidates(module: nn.Module) -> list[Callable[[Tensor], Tensor]
         for name, value in vars(owner).items()
         if not name.startswith("_") and callable(value) and not isinstance(value, type)
     ]
-    return [*leaves, *functions, nn.Identity()]
+    return [*leaves, *functions, F.relu, F.gelu, F.silu, torch.tanh, nn.Identity()]
 
 
 def _reproduces(parts: MLPParts, module: nn.Module) -> bool:

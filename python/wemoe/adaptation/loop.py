@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from wemoe.adaptation.objectives import OBJECTIVES, mean_entropy
+from wemoe.adaptation.objectives import OBJECTIVES
 from wemoe.adaptation.state import SCHEDULES, AdaptationState, Settings
 from wemoe.adaptation.streams import Stream, open_streams, to_device
 from wemoe.modes import evaluating
@@ -92,7 +92,7 @@ def adapt(
     """
     settings = Settings(tuple(streams), objective, steps, learning_rate, schedule, seed)
     experts = experts or {}
-    _check(settings, experts)
+    _check(settings, experts, checkpoint_every)
     modules = [expert for expert in experts.values() if isinstance(expert, nn.Module)]
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng())
@@ -108,11 +108,11 @@ def adapt(
         for step in range(start, steps):
             state.remember_random_state()
             try:
-                record = _accumulate_gradients(model, opened, predict, experts, state)
+                losses, logits = _accumulate_gradients(model, opened, predict, experts, objective)
             except KeyboardInterrupt:
                 state.save(checkpoint)
                 raise
-            state.advance(record)
+            record = state.advance(losses, logits)
             if sink is not None:
                 print(json.dumps(record), file=sink, flush=True)
             if (step + 1) % checkpoint_every == 0 or step + 1 == steps:
@@ -124,13 +124,15 @@ def adapt(
     return Adaptation(state.history, collapsed)
 
 
-def _check(settings: Settings, experts: Mapping[str, object]) -> None:
+def _check(settings: Settings, experts: Mapping[str, object], checkpoint_every: int) -> None:
     if settings.objective not in OBJECTIVES:
         raise ValueError(f"objective must be one of {sorted(OBJECTIVES)}; found {settings.objective!r}")
     if settings.schedule not in SCHEDULES:
         raise ValueError(f"schedule must be one of {sorted(SCHEDULES)}; found {settings.schedule!r}")
     if settings.steps < 1:
         raise ValueError(f"steps must be at least 1; found {settings.steps}")
+    if checkpoint_every < 1:
+        raise ValueError(f"checkpoint_every must be at least 1; found {checkpoint_every}")
     if not (math.isfinite(settings.learning_rate) and settings.learning_rate > 0):
         raise ValueError(f"learning_rate must be positive and finite; found {settings.learning_rate}")
     missing = [task for task in settings.tasks if task not in experts]
@@ -146,12 +148,12 @@ def _accumulate_gradients(
     streams: Mapping[str, Stream[Batch]],
     predict: Predict[Batch],
     experts: Mapping[str, Expert[Batch]],
-    state: AdaptationState,
-) -> dict[str, Any]:
-    """Back-propagate one batch of every task; return the step's record but for its number and learning rate."""
-    objective = OBJECTIVES[state.settings.objective]
+    objective_name: str,
+) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """Back-propagate one batch of every task; return losses and detached logits [S, C] by task."""
+    objective = OBJECTIVES[objective_name]
     device = next(model.parameters()).device
-    losses, entropies, diversities = {}, {}, {}
+    losses, all_logits = {}, {}
     for task, stream in streams.items():
         batch = to_device(stream.draw(), device)
         logits, valid = _logits(predict(model, batch, task), task)
@@ -164,16 +166,9 @@ def _accumulate_gradients(
                 f"the loss of task {task!r} must be finite; found {loss.item()} at its batch {stream.drawn}"
             )
         loss.backward()  # type: ignore[no-untyped-call]
-        detached = logits.detach()
-        losses[task] = float(loss)
-        entropies[task] = float(mean_entropy(detached))
-        diversities[task] = state.watches[task].observe(detached)
-    return {
-        "loss": sum(losses.values()),
-        "losses": losses,
-        "entropy": entropies,
-        "diversity": diversities,
-    }
+        losses[task] = loss.item()
+        all_logits[task] = logits.detach()
+    return losses, all_logits
 
 
 def _logits(prediction: Tensor | tuple[Tensor, Tensor], task: str) -> tuple[Tensor, Tensor | None]:

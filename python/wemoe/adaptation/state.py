@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from wemoe.adaptation.collapse import CollapseWatch
+from wemoe.adaptation.objectives import mean_entropy
 
 SCHEDULES = ("constant", "cosine")
 
@@ -59,16 +60,32 @@ class AdaptationState:
         self._optimizer.zero_grad()
         self._random_state = torch.get_rng_state()
 
-    def advance(self, record: dict[str, Any]) -> None:
-        """Take the optimiser step of the gradients at hand and complete the record of the step."""
+    def advance(self, losses: dict[str, float], logits: dict[str, Tensor]) -> dict[str, Any]:
+        """Take the optimiser step of the gradients at hand.
+
+        Args:
+            losses: by task.
+            logits: by task, detached, [S, C].
+
+        Returns:
+            The record of the step, which the history has gained.
+        """
         step = len(self.history)
         rate = self.settings.rate(step)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.step()
         self._optimizer.zero_grad()
-        record.update(step=step + 1, learning_rate=rate)
+        record = {
+            "step": step + 1,
+            "loss": sum(losses.values()),
+            "learning_rate": rate,
+            "losses": losses,
+            "entropy": {task: mean_entropy(rows).item() for task, rows in logits.items()},
+            "diversity": {task: self.watches[task].observe(rows) for task, rows in logits.items()},
+        }
         self.history.append(record)
+        return record
 
     def remember_random_state(self) -> None:
         """Note the random state between two steps, the one a resumed run starts from."""

@@ -1,0 +1,80 @@
+"""Tiny random models: a base and experts that differ from it in every parameter."""
+
+import copy
+
+import torch
+from transformers import (
+    BertConfig,
+    BertModel,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    PreTrainedModel,
+    ViTConfig,
+    ViTModel,
+)
+
+VOCABULARY = 50
+
+
+def tiny_bert(**changes) -> BertModel:
+    settings = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 32,
+    }
+    return BertModel(BertConfig(**settings | changes)).eval()
+
+
+def tiny_clip() -> CLIPVisionModel:
+    config = CLIPVisionConfig(
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=8,
+        patch_size=4,
+    )
+    return CLIPVisionModel(config).eval()
+
+
+def tiny_vit() -> ViTModel:
+    config = ViTConfig(
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=8,
+        patch_size=4,
+    )
+    return ViTModel(config).eval()
+
+
+BASES = {"bert": tiny_bert, "clip": tiny_clip, "vit": tiny_vit}
+
+
+def inputs_of(model: PreTrainedModel, batch: int = 3) -> dict[str, torch.Tensor]:
+    """A random batch of what a base takes; BERT's samples are of different lengths."""
+    if isinstance(model, BertModel):
+        lengths = torch.arange(batch) % 3 + 5  # [B]
+        return {
+            "input_ids": torch.randint(1, VOCABULARY, (batch, 7)),
+            "attention_mask": (torch.arange(7) < lengths.unsqueeze(1)).long(),
+        }
+    return {"pixel_values": torch.randn(batch, 3, 8, 8)}
+
+
+def fine_tuned(base, seed: int, size: float = 0.1):
+    """A copy of a base, moved in every floating-point parameter."""
+    expert = copy.deepcopy(base)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in expert.parameters():
+            parameter += size * torch.randn(parameter.shape, generator=generator)
+    return expert
+
+
+def experts_of(base, tasks: int = 3):
+    return {f"task{t}": fine_tuned(base, seed=t + 1) for t in range(tasks)}
