@@ -159,9 +159,16 @@ def use_pip_toolkit(extension: Extension, cuda_home: Path) -> None:
 class BuildExtension(build_ext if torch is None else cpp_extension.BuildExtension):
     """Checks the tools first, and afterwards records beside the library what it was built with."""
 
+    def initialize_options(self) -> None:
+        """Keeps the objects of each Python and torch apart, and over installs: only what changed is compiled."""
+        super().initialize_options()
+        if torch is not None:
+            self.build_temp = str(ROOT / "build" / f"{sys.implementation.cache_tag}-torch-{torch.__version__}")
+
     def run(self) -> None:
         """Builds; the record is what the import checks the running torch against."""
         check_tools()
+        self.force = True  # a library that was linked for another torch may be newer than the sources
         super().run()
         record = {
             "wemoe": VERSION,
