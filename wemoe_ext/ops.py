@@ -81,7 +81,8 @@ def merge_weights(base: Tensor, task_vectors: Tensor, routing_weights: Tensor) -
 def _autocast(x: Tensor) -> Tensor:
     """Casts as autocast casts the input of a linear layer; float64 stays."""
     device = x.device.type
-    if torch.is_autocast_enabled(device) and x.is_floating_point() and x.dtype != torch.float64:
+    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    if autocast and x.is_floating_point() and x.dtype != torch.float64:
         return x.to(torch.get_autocast_dtype(device))
     return x
 
