@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import AutoModel, BertForMaskedLM, BertModel
 
 import wemoe
@@ -81,6 +82,35 @@ def test_tied_weights_stay_tied(tmp_path):
     assert again.get_output_embeddings().weight is again.get_input_embeddings().weight
     inputs = inputs_of(tiny_bert())
     assert torch.equal(again(**inputs).logits, model(**inputs).logits)
+
+
+def test_task_heads_are_kept_beside_the_model(tmp_path):
+    model = wemoe.upcycle(tiny_bert(), experts_of(tiny_bert(), tasks=2))
+    heads = {"task0": nn.Linear(16, 3), "task1": nn.Linear(16, 2, bias=False)}
+    model.save_pretrained(tmp_path, heads=heads)
+    again = wemoe.load_heads(tmp_path)
+    assert again.keys() == heads.keys()
+    for task, head in heads.items():
+        assert again[task].state_dict().keys() == head.state_dict().keys()
+        assert all(torch.equal(a, b) for a, b in zip(again[task].parameters(), head.parameters(), strict=True))
+        assert not any(p.requires_grad for p in again[task].parameters())
+    wemoe.from_pretrained(tmp_path).save_pretrained(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"heads need '.*heads\.safetensors'"):
+        wemoe.load_heads(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("heads", "error", "message"),
+    [
+        ({"task0": nn.Identity()}, TypeError, r"heads\['task0'\] must be an nn.Linear; found Identity"),
+        ({"other": nn.Linear(1, 1)}, ValueError, r"the model's tasks \['task0'\]; found 'other'"),
+    ],
+)
+def test_heads_that_do_not_fit_are_refused(tmp_path, heads, error, message):
+    model = wemoe.upcycle(tiny_bert(), experts_of(tiny_bert(), tasks=1))
+    with pytest.raises(error, match=message):
+        model.save_pretrained(tmp_path / "merged", heads=heads)
+    assert not (tmp_path / "merged").exists()
 
 
 def test_plain_transformers_fails_loudly(saved):

@@ -29,7 +29,7 @@ def test_an_error_leaves_the_folder_as_it_was(tmp_path):
     (tmp_path / "out" / "old").write_text("kept")
 
     def fail_midway():
-        with replacing_files(tmp_path / "out", stale="*") as staging:
+        with replacing_files(tmp_path / "out", stale=("*",)) as staging:
             (staging / "new").write_text("half")
             raise RuntimeError("midway")
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from wemoe.adaptation import CollapseWarning, adapt
     from wemoe.evaluation import evaluate
+    from wemoe.heads import frozen_head, load_heads
     from wemoe.inspection import record_routing
     from wemoe.layers import RoutedLinear, RoutedMLP, WeightEnsemblingMoE
     from wemoe.loading import from_pretrained
@@ -33,6 +34,8 @@ _HOMES = {
     "average": "wemoe.merging",
     "evaluate": "wemoe.evaluation",
     "from_pretrained": "wemoe.loading",
+    "frozen_head": "wemoe.heads",
+    "load_heads": "wemoe.heads",
     "record_routing": "wemoe.inspection",
     "task_arithmetic": "wemoe.merging",
     "upcycle": "wemoe.upcycling",
@@ -48,6 +51,8 @@ __all__ = [
     "average",
     "evaluate",
     "from_pretrained",
+    "frozen_head",
+    "load_heads",
     "record_routing",
     "task_arithmetic",
     "upcycle",

@@ -46,12 +46,12 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 @contextmanager
-def replacing_files(folder: str | os.PathLike[str], stale: str) -> Iterator[Path]:
+def replacing_files(folder: str | os.PathLike[str], stale: tuple[str, ...]) -> Iterator[Path]:
     """Yield a temporary folder whose files move into `folder` when the block ends without an error.
 
     Args:
         folder: where the files go; made if missing. A new folder appears whole.
-        stale: glob pattern of files in `folder` that the new ones replace, whatever their names.
+        stale: glob patterns of files in `folder` that the new ones replace, whatever their names.
     """
     target = Path(folder)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ def replacing_files(folder: str | os.PathLike[str], stale: str) -> Iterator[Path
         names = {path.name for path in staging.iterdir()}
         for path in staging.iterdir():
             path.replace(target / path.name)
-        for path in target.glob(stale):
+        for path in {path for pattern in stale for path in target.glob(pattern)}:
             if path.name not in names:
                 path.unlink()
     finally:

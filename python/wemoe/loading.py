@@ -11,13 +11,13 @@ from typing import Any, cast
 import pydantic
 import torch
 import transformers
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from wemoe.config import FORMAT_VERSION, RoutingConfig
 from wemoe.routed_classes import RoutedModel
+from wemoe.safe_tensors import read_tensors
 from wemoe.saving import MODEL_TYPE, WEIGHTS_GLOB
 from wemoe.upcycling import prepare_for_loading
 
@@ -94,11 +94,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         raise FileNotFoundError(f"a routed model needs weights {WEIGHTS_GLOB!r}; found none in {str(path)!r}")
     weights: dict[str, Tensor] = {}
     for file in files:
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                weights.update({name: tensors.get_tensor(name) for name in tensors.keys()})  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{str(file)!r} must be a whole safetensors file; found: {error}") from error
+        weights.update(read_tensors(file))
     return weights
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from wemoe.config import RoutingConfig
+from wemoe.heads import Heads
 from wemoe.saving import save
 from wemoe.token_masks import TokenMask, from_attention_mask
 
@@ -57,6 +58,7 @@ class RoutedModel(Specialised, PreTrainedModel):  # type: ignore[no-untyped-call
         is_main_process: bool = True,
         state_dict: dict[str, Tensor] | None = None,
         max_shard_size: int | str = "5GB",
+        heads: Heads | None = None,
     ) -> None:
         """Save the whole model, so that `wemoe.from_pretrained` needs neither the base nor the experts.
 
@@ -65,12 +67,14 @@ class RoutedModel(Specialised, PreTrainedModel):  # type: ignore[no-untyped-call
             is_main_process: whether this process writes; the others of a distributed run return at once.
             state_dict: the weights to save, where a distributed run has gathered them; else the model's own.
             max_shard_size: largest size of one weight file, in bytes or like `"5GB"`.
+            heads: by task, its frozen linear head, to be kept beside the model (`wemoe.load_heads`).
 
         Raises:
+            TypeError, ValueError: `heads` are no linear layers keyed by the model's tasks.
             OSError: the folder cannot be written; checked before any work.
         """
         if is_main_process:
-            save(self, save_directory, state_dict=state_dict, max_shard_size=max_shard_size)
+            save(self, save_directory, state_dict=state_dict, max_shard_size=max_shard_size, heads=heads)
 
 
 _generated: dict[tuple[type[nn.Module], type[Specialised]], type[Specialised]] = {}

@@ -1,8 +1,9 @@
 """Saving a routed model whole: format version 1.
 
 A checkpoint folder holds `config.json` (`model_type: wemoe`, how the model was upcycled, the base's own
-configuration nested) and `wemoe*.safetensors` (base weights, task vectors, routers). Plain transformers finds no
-weights under that name and fails loudly, instead of filling a plain model with random MLPs.
+configuration nested) and `wemoe*.safetensors` (base weights, task vectors, routers), and, where
+task heads were given, `heads.safetensors`. Plain transformers finds no weights under these names and fails loudly,
+instead of filling a plain model with random MLPs.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from huggingface_hub import save_torch_state_dict
 from torch import Tensor
 
 from wemoe.files import check_writable, replacing_files
+from wemoe.heads import HEADS_FILE, Heads, check_heads, write_heads
 
 if TYPE_CHECKING:
     from wemoe.routed_classes import RoutedModel
@@ -30,8 +32,10 @@ def save(
     *,
     state_dict: dict[str, Tensor] | None = None,
     max_shard_size: int | str = "5GB",
+    heads: Heads | None = None,
 ) -> None:
     """Save a routed model; see `RoutedModel.save_pretrained`."""
+    check_heads(heads or {}, model.routing_config.tasks)
     check_writable(os.path.dirname(os.path.abspath(folder)))
     configuration = {
         "model_type": MODEL_TYPE,
@@ -40,6 +44,8 @@ def save(
         "base_config": model.config.to_dict(),
     }
     state = model.state_dict() if state_dict is None else state_dict
-    with replacing_files(folder, stale=WEIGHTS_GLOB) as staging:
+    with replacing_files(folder, stale=(WEIGHTS_GLOB, HEADS_FILE)) as staging:
         save_torch_state_dict(state, staging, filename_pattern=WEIGHTS_PATTERN, max_shard_size=max_shard_size)
+        if heads:
+            write_heads(heads, staging)
         (staging / "config.json").write_text(json.dumps(configuration, indent=2, sort_keys=True) + "\n")
