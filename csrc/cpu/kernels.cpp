@@ -19,7 +19,7 @@ struct Candidate {
 
 const Isa& choose() {
   const Candidate candidates[] = {
-      // best first
+  // best first
 #ifdef WEMOE_X86_KERNELS
       {&avx512_isa, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&

@@ -40,10 +40,10 @@ struct Kernels {
   void (*assemble)(int64_t routes, int64_t tasks, int64_t size, const Real* base, const Real* experts,
                    int64_t expert_stride, const Real* routing_weights, Real* out, int64_t out_stride);
 
-  // c[rows, PANEL] += left[:, first : first + depth] @ right; left [rows, left_columns] comes from pack_rows,
-  // right [depth, columns] from pack_panel.
-  void (*multiply)(int64_t rows, int64_t columns, int64_t left_columns, int64_t first, int64_t depth,
-                   const Real* left, const Real* right, Real* c);
+  // c[rows, PANEL] += left @ right; left [rows, depth] comes from pack_rows, right [depth, columns] from
+  // pack_panel.
+  void (*multiply)(int64_t rows, int64_t columns, int64_t depth, const Real* left, const Real* right,
+                   Real* c);
 
   // c[rows, strip] = left^T @ right; left [depth, rows] has rows left_stride apart, right [depth, strip] is
   // packed, and rows <= max_rows.

@@ -51,16 +51,20 @@ inline To bit_cast(const From& from) {
   return to;
 }
 
+// Unaligned access to any memory.
+template <typename V>
+struct Unaligned {
+  typedef V type __attribute__((aligned(1), may_alias));
+};
+
 template <typename V>
 inline V read(const void* source) {
-  V v;
-  __builtin_memcpy(&v, source, sizeof(v));
-  return v;
+  return *static_cast<const typename Unaligned<V>::type*>(source);
 }
 
 template <typename V>
 inline void write(void* target, const V& v) {
-  __builtin_memcpy(target, &v, sizeof(v));
+  *static_cast<typename Unaligned<V>::type*>(target) = v;
 }
 
 template <int N>
@@ -396,15 +400,14 @@ constexpr auto multiply_table(Indices<I...>) {
 }
 
 template <typename Real>
-void multiply(int64_t rows, int64_t columns, int64_t left_columns, int64_t first, int64_t depth,
-              const Real* left, const Real* right, Real* c) {
+void multiply(int64_t rows, int64_t columns, int64_t depth, const Real* left, const Real* right, Real* c) {
   static constexpr auto table = multiply_table<Real, true>(IndicesUpTo<MAX_ROWS>::type{});
-  for (int64_t column = 0; column < columns; column += STRIP<Real>) {
-    for_row_blocks(rows, [&](int64_t row, int64_t size) {
-      table.by_rows[size - 1](depth, left + row * left_columns + first * size, size, right + column * depth,
+  for_row_blocks(rows, [&](int64_t row, int64_t size) {
+    for (int64_t column = 0; column < columns; column += STRIP<Real>) {
+      table.by_rows[size - 1](depth, left + row * depth, size, right + column * depth,
                               c + row * PANEL + column, PANEL);
-    });
-  }
+    }
+  });
 }
 
 template <typename Real>

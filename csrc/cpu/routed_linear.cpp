@@ -97,19 +97,22 @@ std::vector<Matrix> base_and_experts(const Tensor& base, const Tensor& task_vect
   return matrices;
 }
 
-// Left operands, [route][row][column] with the rows of each route's chunk transposed in blocks.
+// Left operands, [tile of columns][route][row][column of the tile], with the rows transposed in blocks: a
+// panel's walk over the tiles reads them from first to last.
 template <typename Real>
-Tensor pack_left(const Tensor& x, const std::vector<Chunk>& chunks) {
-  const auto& k = kernels<Real>();
-  const int64_t M = x.size(1), columns = x.size(2);
+Tensor pack_left(const Tensor& x, const std::vector<Chunk>& chunks, int64_t step) {
+  const int64_t R = x.size(0), M = x.size(1), columns = x.size(2);
   const auto packed = scratch<Real>(x.numel());
   Real* out = packed.template mutable_data_ptr<Real>();
   for (const auto& chunk : chunks) {
     at::parallel_for(0, chunk.routes, 1, [&](int64_t begin, int64_t end) {
       for (int64_t r = chunk.first_route + begin; r < chunk.first_route + end; r++) {
         const Matrix route = matrix_of(x.select(0, r));
-        k.pack_rows(block(route, chunk.first_row, 0, chunk.rows, columns),
-                    out + (r * M + chunk.first_row) * columns);
+        for (int64_t column = 0; column < columns; column += step) {
+          const int64_t depth = std::min(step, columns - column);
+          kernels<Real>().pack_rows(block(route, chunk.first_row, column, chunk.rows, depth),
+                                    out + column * R * M + (r * M + chunk.first_row) * depth);
+        }
       }
     });
   }
@@ -127,7 +130,7 @@ void pack_tiles(const std::vector<Matrix>& matrices, int64_t row, int64_t column
 
 template <typename Real>
 struct Forward {
-  int64_t M, D, F, T;
+  int64_t R, M, D, F, T;
   std::vector<Matrix> weights;  // [D, F] each
   std::vector<Matrix> biases;   // [1, F] each: base and tasks, base alone, or none
   const Real* x;                // packed
@@ -154,7 +157,7 @@ struct Forward {
         const int64_t route = chunk.first_route + first;
         k.assemble(count, T, size, tiles, tiles + size, size, routing_weights + route * T, merged, size);
         for (int64_t i = 0; i < count; i++) {
-          k.multiply(chunk.rows, columns, D, d, depth, x + ((route + i) * M + chunk.first_row) * D,
+          k.multiply(chunk.rows, columns, depth, x + d * R * M + ((route + i) * M + chunk.first_row) * depth,
                      merged + i * size, sums + (first + i) * chunk.rows * PANEL);
         }
       });
@@ -191,14 +194,15 @@ Tensor forward(const Tensor& x, const Tensor& weight, const Tensor& task_vectors
   const auto y = at::empty({R, M, F}, x.options());
   const int64_t panels = ceil_divide(F, PANEL);
   const auto chunks = split_into_chunks(R, M, panels);
-  const auto packed_x = pack_left<Real>(x, chunks);
+  const auto packed_x = pack_left<Real>(x, chunks, tile_rows<Real>(T));
   const auto lambda = routing_weights.to(packed_x.scalar_type()).contiguous();
   std::vector<Matrix> biases;
   if (bias) {
     const auto task_rows = task_biases ? task_biases->unsqueeze(1) : bias->new_empty({0, 1, F});
     biases = base_and_experts(bias->unsqueeze(0), task_rows, false);
   }
-  const Forward<Real> problem = {M,
+  const Forward<Real> problem = {R,
+                                 M,
                                  D,
                                  F,
                                  T,
@@ -250,9 +254,9 @@ struct Backward {
         if (grad_x.defined()) {
           k.assemble(count, T, size, tiles, tiles + size, size, routing_weights + route * T, merged, size);
           for (int64_t i = 0; i < count; i++) {
-            k.multiply(chunk.rows, columns, F, f, depth,
-                       packed_grad + ((route + i) * M + chunk.first_row) * F, merged + i * size,
-                       grad_x_sums + (first + i) * chunk.rows * PANEL);
+            k.multiply(chunk.rows, columns, depth,
+                       packed_grad + f * R * M + ((route + i) * M + chunk.first_row) * depth,
+                       merged + i * size, grad_x_sums + (first + i) * chunk.rows * PANEL);
           }
         }
         if (routing_partials) {
@@ -341,7 +345,8 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& x, const T
   const auto chunks = split_into_chunks(R, M, panels);
   const auto type = c10::CppTypeToScalarType<Real>::value;
   const auto rows = grad.to(type).contiguous(), lambda = routing_weights.to(type).contiguous();
-  const auto packed_grad = output_mask[0] ? pack_left<Real>(rows, chunks) : scratch<Real>(0);
+  const auto packed_grad =
+      output_mask[0] ? pack_left<Real>(rows, chunks, tile_rows<Real>(T)) : scratch<Real>(0);
   const auto grad_x = output_mask[0] ? at::empty({R, M, D}, x.options()) : Tensor();
   // The last partial sum is the biases'.
   const int64_t partials = panels * parts_of_route(M) + 1;
