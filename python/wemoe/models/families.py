@@ -93,12 +93,8 @@ def find_blocks(model: nn.Module) -> dict[str, Family]:
         ValueError: the model holds no block of a known family, or a block that sees only earlier tokens (a router's
             mean over all tokens would let it see later ones).
     """
-    by_class = {family.block: family for family in FAMILIES}
-    blocks = {
-        name: by_class[type(module).__name__]
-        for name, module in model.named_modules()
-        if type(module).__name__ in by_class
-    }
+    families = {name: _family(module) for name, module in model.named_modules()}
+    blocks = {name: family for name, family in families.items() if family is not None}
     if not blocks:
         known = ", ".join(f"{family.name} ({family.block})" for family in FAMILIES)
         raise ValueError(
@@ -111,3 +107,9 @@ def find_blocks(model: nn.Module) -> dict[str, Family]:
                 "that averages over all tokens would let it see later ones"
             )
     return blocks
+
+
+def _family(module: nn.Module) -> Family | None:
+    """Return the family of a block, or of a subclass of one."""
+    names = {kind.__name__ for kind in type(module).__mro__}
+    return next((family for family in FAMILIES if family.block in names), None)
