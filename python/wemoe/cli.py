@@ -101,7 +101,7 @@ def quickstart(seed: _Seed = 0, steps: _Steps = None, output: _Output = Path("ou
     """
     from wemoe.quickstart import run
 
-    run(output=output, seed=seed, **({} if steps is None else {"steps": steps}))
+    run(seed=seed, steps=steps, output=output)
 
 
 def parse_tasks(text: str) -> list[int]:

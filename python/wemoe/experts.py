@@ -1,0 +1,200 @@
+"""Making experts: a frozen linear head per task, and the base fine-tuned under it.
+
+The head is a logistic probe of the base's own features, as a zero-shot head is of a contrastive model's: it stays
+frozen, so that base, experts and merged models are all read by the same head.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from wemoe.data.batches import (
+    Batch,
+    LabelledTokens,
+    ShuffledBatches,
+    TokenizedTask,
+    Tokens,
+    sorted_batches,
+)
+from wemoe.data.cache import load_tensors, save_tensors, sha256_of_tensors
+from wemoe.modes import evaluating
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """How experts are fine-tuned: AdamW with linear warm-up over a tenth of the steps and linear decay to 0."""
+
+    epochs: int = 2
+    learning_rate: float = 2e-4
+    batch_size: int = 16
+    weight_decay: float = 0.01
+    max_gradient_norm: float = 1.0
+    trained: str = "encoder."
+    """Prefix of the names of the parameters that are trained: here all layers, but not the embeddings."""
+
+
+def mean_features(model: nn.Module, batch: Batch) -> Tensor:
+    """Mean of the last hidden states over each text's tokens, padding left out [B, D]."""
+    hidden = model(**batch.inputs).last_hidden_state  # [B, N, D]
+    mask = batch.inputs["attention_mask"].unsqueeze(-1).to(hidden.dtype)
+    return (hidden * mask).sum(dim=1) / mask.sum(dim=1)  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def all_features(model: nn.Module, texts: Sequence[Tokens], batch_size: int = 64) -> Tensor:
+    """Features of every text, in the texts' order [len(texts), D]."""
+    with evaluating(model):
+        batches = [(batch.rows, mean_features(model, batch)) for batch in sorted_batches(texts, batch_size)]
+    rows, features = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    return features[rows.argsort()]
+
+
+def fit_head(features: Tensor, labels: Tensor, num_labels: int, l2: float = 1e-3) -> nn.Linear:
+    """Fit a logistic probe by L-BFGS and freeze it.
+
+    The penalty acts on features scaled to a mean norm of 10, so that it means the same for every base.
+
+    Args:
+        features: [S, D].
+        labels: [S], in 0 .. num_labels - 1.
+        num_labels: C.
+        l2: weight of the squared norm of the weights.
+
+    Returns:
+        A frozen linear layer from D to C.
+    """
+    scale = 10 / features.norm(dim=1).mean()
+    weight = torch.zeros(num_labels, features.shape[1], requires_grad=True)
+    bias = torch.zeros(num_labels, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=300, tolerance_grad=1e-6, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(F.linear(features * scale, weight, bias), labels) + l2 * weight.square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    return frozen_linear(weight.detach() * scale, bias.detach())
+
+
+def frozen_linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    """Make a linear layer of given weight [C, D] and bias [C] that asks for no gradients."""
+    head = nn.Linear(weight.shape[1], weight.shape[0])
+    head.load_state_dict({"weight": weight, "bias": bias})
+    return head.requires_grad_(False)
+
+
+def fine_tune(
+    base: PreTrainedModel, head: nn.Linear, train: LabelledTokens, how: FineTuning, seed: int
+) -> PreTrainedModel:
+    """Fine-tune a copy of the base on one task, under its frozen head.
+
+    Args:
+        base: the pre-trained model; untouched.
+        head: the task's head.
+        train: the training texts and their labels.
+        how: the recipe.
+        seed: of dropout and of the order of the texts; torch's global state is restored.
+
+    Returns:
+        The expert, in evaluation mode.
+    """
+    expert = copy.deepcopy(base)
+    trained = [parameter for name, parameter in expert.named_parameters() if name.startswith(how.trained)]
+    expert.requires_grad_(False)
+    for parameter in trained:
+        parameter.requires_grad_(True)
+    batches = ShuffledBatches(train.texts, how.batch_size, seed)
+    optimizer = torch.optim.AdamW(trained, lr=how.learning_rate, weight_decay=how.weight_decay, fused=True)
+    schedule = _warm_up_and_decay(optimizer, steps=how.epochs * len(batches))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        expert.train()
+        for _ in range(how.epochs):
+            for batch in batches:
+                loss = F.cross_entropy(head(mean_features(expert, batch)), train.labels[batch.rows])
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                nn.utils.clip_grad_norm_(trained, how.max_gradient_norm)
+                optimizer.step()
+                schedule.step()
+    return expert.requires_grad_(True).eval()  # type: ignore[no-any-return,no-untyped-call]
+
+
+def _warm_up_and_decay(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
+    warm_up = 0.1 * steps
+    return torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / warm_up, (steps - step) / (steps - warm_up), 1.0)
+    )
+
+
+@dataclass(frozen=True)
+class Expert:
+    """A fine-tuned model and the frozen head that reads it."""
+
+    model: PreTrainedModel
+    head: nn.Linear
+
+
+def cached_expert(
+    folder: Path, name: str, base: PreTrainedModel, task: TokenizedTask, how: FineTuning, seed: int
+) -> Expert:
+    """Read an expert from the cache, or make it and keep it there.
+
+    The file's name depends on everything that the expert is made from; a damaged file is made again.
+
+    Args:
+        folder: where experts are kept.
+        name: the task's name, which begins the file's.
+        base: the pre-trained model; untouched.
+        task: the task's texts.
+        how: the recipe of fine-tuning.
+        seed: of fine-tuning.
+
+    Returns:
+        The expert, in evaluation mode.
+    """
+    path = folder / f"{name}-seed{seed}-{_key(base, task, how)}.safetensors"
+    tensors = load_tensors(path)
+    if tensors is None:
+        expert = make_expert(base, task, how, seed)
+        save_tensors(path, _trained(expert, how))
+        return expert
+    head = frozen_linear(tensors.pop("head.weight"), tensors.pop("head.bias"))
+    model = copy.deepcopy(base)
+    model.load_state_dict(tensors, strict=False)  # what was not trained is the base's own
+    return Expert(model, head)
+
+
+def make_expert(base: PreTrainedModel, task: TokenizedTask, how: FineTuning, seed: int) -> Expert:
+    """Fit a task's head on the base and fine-tune the base under it."""
+    head = fit_head(all_features(base, task.train.texts), task.train.labels, task.num_labels)
+    return Expert(fine_tune(base, head, task.train, how, seed), head)
+
+
+def _key(base: PreTrainedModel, task: TokenizedTask, how: FineTuning) -> str:
+    texts = {f"{i}.{key}": value for i, tokens in enumerate(task.train.texts) for key, value in tokens.items()}
+    ingredients = [
+        sha256_of_tensors(base.state_dict()),
+        sha256_of_tensors(texts | {"labels": task.train.labels}),
+        json.dumps(dataclasses.asdict(how) | {"num_labels": task.num_labels}, sort_keys=True),
+    ]
+    return hashlib.sha256("\n".join(ingredients).encode()).hexdigest()[:16]
+
+
+def _trained(expert: Expert, how: FineTuning) -> dict[str, Tensor]:
+    """The parameters of an expert that differ from the base's, and its head's."""
+    trained = {name: theta for name, theta in expert.model.named_parameters() if name.startswith(how.trained)}
+    return {"head.weight": expert.head.weight, "head.bias": expert.head.bias} | trained
