@@ -1,5 +1,7 @@
 """Heads are probes, experts are reproducible, and a damaged cache is made again."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -33,7 +35,7 @@ def test_shuffled_batches_are_decided_by_the_seed_and_new_each_time(task):
     batches = ShuffledBatches(task.unlabeled, 5, seed=0)
     first, second = ([batch.rows.tolist() for batch in batches] for _ in range(2))
     assert len(first) == len(batches)
-    assert sorted(sum(first, [])) == sorted(sum(second, [])) == list(range(len(task.unlabeled)))
+    assert sorted(itertools.chain(*first)) == sorted(itertools.chain(*second)) == list(range(len(task.unlabeled)))
     assert first != second
     assert first == [batch.rows.tolist() for batch in ShuffledBatches(task.unlabeled, 5, seed=0)]
 

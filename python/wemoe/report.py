@@ -74,14 +74,16 @@ def plot_accuracy(results: Mapping[str, Any], path: str | os.PathLike[str]) -> N
         heights = [100 * method["accuracy"][task] for task in results["tasks"]] + [100 * method["average"]]
         left = np.arange(len(groups)) + (index - len(methods) / 2 + 0.5) * width
         axes.bar(left, heights, width, label=LABELS.get(name, name), color=COLORS.get(name))
+        axes.annotate(f"{heights[-1]:.0f}", (left[-1], heights[-1] + 1), ha="center", fontsize=7)
     axes.axvline(len(groups) - 1.5, color="0.8", linewidth=1)
     axes.set_xticks(range(len(groups)), groups)
     axes.set_ylabel("test accuracy, %")
     axes.set_ylim(0, 100)
+    axes.margins(x=0.01)
     axes.grid(axis="y", color="0.9")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower center", ncols=len(methods), frameon=False)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False)
     _save(figure, path)
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 PACK = Path(__file__).with_name("text6.json.xz")
-SHA256 = "a3aa96993cc3e5472f3eaeb6924d89fbdffb892a16cf14e5d6fde02116c9c410"
+SHA256 = "c20b8e0a9f8193ec70fb402e2cf3ea439efdac096806e4f63e26dd1b544e89db"
 
 Text = str | tuple[str, str]
 
