@@ -33,6 +33,9 @@ struct Kernels {
   // out[strip][row][column of the strip]; the last strip is filled up with zeros.
   void (*pack_panel)(Matrix matrix, Real* out);
 
+  // Fetches a matrix into the second-level cache, ahead of packing it.
+  void (*prefetch)(Matrix matrix);
+
   // out[block][column][row of the block]; blocks of equal size, give or take one row.
   void (*pack_rows)(Matrix matrix, Real* out);
 

@@ -261,6 +261,22 @@ void pack_panel(Matrix m, Real* out) {
   });
 }
 
+template <typename Real>
+void prefetch(Matrix m) {
+  constexpr int64_t LINE = 64;  // bytes
+  with_type(m.data, m.dtype, [&]<typename Source>(const Source* source) {
+    const bool by_rows = m.column_stride == 1;
+    const int64_t lines = by_rows ? m.rows : m.columns, length = by_rows ? m.columns : m.rows;
+    const int64_t stride = by_rows ? m.row_stride : m.column_stride;
+    for (int64_t i = 0; i < lines; i++) {
+      for (int64_t j = 0; j < length; j += LINE / sizeof(Source)) {
+        __builtin_prefetch(source + i * stride + j, 0, 2);
+        asm volatile("");  // or GCC finds no effect in this function and removes its calls
+      }
+    }
+  });
+}
+
 // Calls f(first, size) for every block of rows.
 template <typename F>
 inline void for_row_blocks(int64_t rows, F f) {
@@ -511,9 +527,9 @@ void unpack(const Real* c, void* out, Dtype dtype, int64_t rows, int64_t columns
 
 template <typename Real>
 constexpr Kernels<Real> make_kernels() {
-  return {LANES<Real>,     STRIP<Real>,    MAX_ROWS,       pack_panel<Real>,
-          pack_rows<Real>, assemble<Real>, multiply<Real>, multiply_transposed<Real>,
-          contract<Real>,  unpack<Real>,   load_row<Real>, store_row<Real>};
+  return {LANES<Real>,     STRIP<Real>,    MAX_ROWS,       pack_panel<Real>,          prefetch<Real>,
+          pack_rows<Real>, assemble<Real>, multiply<Real>, multiply_transposed<Real>, contract<Real>,
+          unpack<Real>,    load_row<Real>, store_row<Real>};
 }
 
 }  // namespace

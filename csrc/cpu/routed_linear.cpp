@@ -128,6 +128,19 @@ void pack_tiles(const std::vector<Matrix>& matrices, int64_t row, int64_t column
   }
 }
 
+// Fetches the part of the next tile that falls to some of a chunk's routes, while their arithmetic goes on.
+template <typename Real>
+void prefetch_tiles(const std::vector<Matrix>& matrices, int64_t row, int64_t column, int64_t step,
+                    int64_t first, int64_t count, int64_t routes) {
+  if (row >= matrices[0].rows) return;
+  const int64_t rows = std::min(step, matrices[0].rows - row),
+                columns = std::min(PANEL, matrices[0].columns - column);
+  const int64_t size = static_cast<int64_t>(matrices.size());
+  for (int64_t i = size * first / routes; i < size * (first + count) / routes; i++) {
+    kernels<Real>().prefetch(block(matrices[i], row, column, rows, columns));
+  }
+}
+
 template <typename Real>
 struct Forward {
   int64_t R, M, D, F, T;
@@ -159,6 +172,7 @@ struct Forward {
         for (int64_t i = 0; i < count; i++) {
           k.multiply(chunk.rows, columns, depth, x + d * R * M + ((route + i) * M + chunk.first_row) * depth,
                      merged + i * size, sums + (first + i) * chunk.rows * PANEL);
+          prefetch_tiles<Real>(weights, d + step, column, step, first + i, 1, chunk.routes);
         }
       });
     }
@@ -251,6 +265,7 @@ struct Backward {
       pack_tiles(weights, f, column, depth, columns, size, tiles);
       for_groups(chunk, [&](int64_t first, int64_t count) {
         const int64_t route = chunk.first_route + first;
+        prefetch_tiles<Real>(weights, f + step, column, step, first, count, chunk.routes);
         if (grad_x.defined()) {
           k.assemble(count, T, size, tiles, tiles + size, size, routing_weights + route * T, merged, size);
           for (int64_t i = 0; i < count; i++) {
