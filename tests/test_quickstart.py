@@ -15,7 +15,7 @@ from wemoe.experts import FineTuning
 from wemoe.quickstart import Recipe, run
 
 METHODS = ["pretrained", "individual", "average", "task_arithmetic", "wemoe_depth0", "wemoe", "wemoe_entropy"]
-RECIPE = Recipe(max_length=12, fine_tuning=FineTuning(epochs=1), scalings=(0.3, 0.5), steps=3, batch_size=4)
+RECIPE = Recipe(max_length=12, fine_tuning=FineTuning(epochs=1), scalings=(0.3, 0.5)).with_steps(3)
 
 
 @pytest.fixture(scope="module")

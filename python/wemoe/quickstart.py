@@ -8,84 +8,62 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import typer
 from safetensors.torch import save_file
-from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from wemoe import report
-from wemoe.adaptation import Adaptation, adapt
+from wemoe.adaptation import Adaptation
+from wemoe.comparison import Bench, Routing, score_routed, score_static
 from wemoe.data import minilm, text6
-from wemoe.data.batches import Batch, ShuffledBatches, TokenizedTask, sorted_batches, tokenize_task
+from wemoe.data.batches import TokenizedTask, sorted_batches, tokenize_task
 from wemoe.data.cache import cache_folder
-from wemoe.evaluation import evaluate
-from wemoe.experts import FineTuning, all_features, cached_expert, mean_features
+from wemoe.experts import FineTuning, cached_expert
 from wemoe.files import check_writable, replacing_files, write_text
 from wemoe.info import collect
-from wemoe.inspection import record_routing
 from wemoe.loading import from_pretrained
-from wemoe.merging import average, task_arithmetic
 from wemoe.routed_classes import RoutedModel
 from wemoe.stopwatch import Stopwatch
-from wemoe.upcycling import upcycle
 
 HEADS = "heads.safetensors"
-Scores = dict[str, float]  # accuracy by task
-
-
-@dataclass(frozen=True)
-class Routing:
-    """How one routed model is made and adapted."""
-
-    router_hidden_layers: int
-    objective: Literal["match", "entropy"]
-    learning_rate: float
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything but the seed that decides the results."""
+    """Everything but the seed that decides the results.
+
+    The entropy objective has its published learning rate, but as few steps as the others: the published 1,000 would
+    take longer than all the rest.
+    """
 
     max_length: int = 40
     fine_tuning: FineTuning = field(default_factory=FineTuning)
     scalings: tuple[float, ...] = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4)
-    init_lambda: float = 0.3
-    steps: int = 100
-    schedule: Literal["constant", "cosine"] = "cosine"
-    batch_size: int = 16
     routings: Mapping[str, Routing] = field(
         default_factory=lambda: {
-            "wemoe_depth0": Routing(0, "match", 1e-2),
-            "wemoe": Routing(2, "match", 3e-3),
-            "wemoe_entropy": Routing(2, "entropy", 1e-4),
+            "wemoe_depth0": Routing(0, "match", learning_rate=1e-2),
+            "wemoe": Routing(2, "match", learning_rate=3e-3),
+            "wemoe_entropy": Routing(2, "entropy", learning_rate=1e-4),
         }
     )
 
+    def with_steps(self, steps: int | None) -> Recipe:
+        """The recipe with another number of steps of adaptation, unless that is None.
 
-@dataclass(frozen=True)
-class Bench:
-    """The models at hand, the tasks, and the frozen heads that read any of the models."""
-
-    base: PreTrainedModel
-    experts: dict[str, PreTrainedModel]
-    heads: dict[str, nn.Linear]
-    tasks: dict[str, TokenizedTask]
-
-    def predict(self, model: nn.Module, batch: Batch, task: str) -> Tensor:
-        """Logits [B, C] of a task's head on a model's mean features."""
-        logits: Tensor = self.heads[task](mean_features(model, batch))
-        return logits
-
-    def score(self, model: nn.Module, tasks: list[str] | None = None, part: str = "test") -> Scores:
-        """Accuracy of a model on one part of the tasks, all of them by default."""
-        parts = {name: getattr(self.tasks[name], part) for name in tasks or self.tasks}
-        return evaluate(model, {name: labelled.sorted_batches(64) for name, labelled in parts.items()}, self.predict)
+        Raises:
+            ValueError: it is below 1.
+        """
+        if steps is None:
+            return self
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1; found {steps}")
+        return replace(self, routings={name: replace(how, steps=steps) for name, how in self.routings.items()})
 
 
 def run(
@@ -115,19 +93,16 @@ def run(
         ValueError: the text pack is damaged, or `steps` is below 1.
     """
     folder = check_writable(output)
-    recipe = recipe or Recipe()
-    recipe = recipe if steps is None else replace(recipe, steps=steps)
-    if recipe.steps < 1:
-        raise ValueError(f"steps must be at least 1; found {recipe.steps}")
+    recipe = (recipe or Recipe()).with_steps(steps)
     watch = Stopwatch(typer.echo)
     with watch.stage("load texts and base model"):
         model, tokenizer = base or minilm.load()
-        texts = {
+        tokenized = {
             name: tokenize_task(task, tokenizer, recipe.max_length) for name, task in (tasks or text6.load()).items()
         }
-    bench = _prepare(model, texts, recipe, seed, watch)
-    static, sweep = _score_static(bench, recipe, watch)
-    adapted = _adapt_all(bench, recipe, seed, watch)
+    bench = _prepare(model, tokenized, recipe, seed, watch)
+    static, validation = score_static(bench, recipe.scalings, watch)
+    adapted = score_routed(bench, recipe.routings, seed, watch)
     with watch.stage("save and reload"):
         _save(folder, bench, adapted["wemoe"].model)
     methods = {
@@ -142,7 +117,7 @@ def run(
         "timings": watch.seconds,
         "environment": collect(),
         "recipe": asdict(recipe),
-        "task_arithmetic_validation": sweep,
+        "task_arithmetic_validation": validation,
         "routing": adapted["wemoe"].routing,
         "adaptation": {name: _summary(result.adaptation) for name, result in adapted.items()},
     }
@@ -160,82 +135,6 @@ def _prepare(
             experts[name] = cached_expert(cache_folder() / "experts", name, base, task, recipe.fine_tuning, seed)
     models, heads = ({name: getattr(expert, part) for name, expert in experts.items()} for part in ("model", "head"))
     return Bench(base, models, heads, tasks)
-
-
-def _score_static(bench: Bench, recipe: Recipe, watch: Stopwatch) -> tuple[dict[str, Scores], dict[str, float]]:
-    """Score all that is not routed; also tell task arithmetic's average validation accuracy by scaling."""
-    scores: dict[str, Scores] = {}
-    with watch.stage("pretrained"):
-        scores["pretrained"] = bench.score(bench.base)
-    with watch.stage("individual"):
-        scores["individual"] = {task: bench.score(expert, [task])[task] for task, expert in bench.experts.items()}
-    with watch.stage("average"):
-        scores["average"] = bench.score(average(bench.base, bench.experts))
-    with watch.stage("task_arithmetic"):
-        sweep = {}
-        for scaling in recipe.scalings:
-            merged = task_arithmetic(bench.base, bench.experts, scaling)
-            sweep[scaling] = sum(bench.score(merged, part="validation").values()) / len(bench.tasks)
-        best = max(sweep, key=sweep.__getitem__)
-        scores["task_arithmetic"] = bench.score(task_arithmetic(bench.base, bench.experts, best))
-    return scores, {str(scaling): accuracy for scaling, accuracy in sweep.items()}
-
-
-@dataclass(frozen=True)
-class Adapted:
-    """A routed model after adaptation, its scores and its mean routing weights, routing[task][layer][expert]."""
-
-    model: RoutedModel
-    adaptation: Adaptation
-    scores: Scores
-    routing: dict[str, list[list[float]]]
-
-
-def _adapt_all(bench: Bench, recipe: Recipe, seed: int, watch: Stopwatch) -> dict[str, Adapted]:
-    with watch.stage("experts' predictions on unlabeled texts"):
-        answers = {name: _answers(bench, name) for name in bench.tasks}
-    adapted = {}
-    for name, routing in recipe.routings.items():
-        with watch.stage(name):
-            adapted[name] = _adapt(bench, recipe, routing, answers, seed)
-    return adapted
-
-
-def _answers(bench: Bench, task: str) -> Callable[[Batch], Tensor]:
-    """A function from a batch to the expert's logits, computed once for all unlabeled texts of its task."""
-    logits = bench.heads[task](all_features(bench.experts[task], bench.tasks[task].unlabeled))
-    return lambda batch: logits[batch.rows]
-
-
-def _adapt(
-    bench: Bench, recipe: Recipe, routing: Routing, answers: Mapping[str, Callable[[Batch], Tensor]], seed: int
-) -> Adapted:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)  # of the routers' initial values
-        model = upcycle(
-            bench.base,
-            bench.experts,
-            init_lambda=recipe.init_lambda,
-            router_hidden_layers=routing.router_hidden_layers,
-        )
-    adaptation = adapt(
-        model,
-        {name: ShuffledBatches(task.unlabeled, recipe.batch_size, seed) for name, task in bench.tasks.items()},
-        bench.predict,
-        objective=routing.objective,
-        experts=answers,
-        steps=recipe.steps,
-        learning_rate=routing.learning_rate,
-        schedule=recipe.schedule,
-        seed=seed,
-    )
-    scores: Scores = {}
-    weights: dict[str, list[list[float]]] = {}
-    for task in bench.tasks:
-        with record_routing(model) as records:
-            scores |= bench.score(model, [task])
-        weights[task] = [torch.cat(record).mean(dim=0).tolist() for record in records.values()]
-    return Adapted(model, adaptation, scores, weights)
 
 
 def _save(folder: Path, bench: Bench, model: RoutedModel) -> None:
