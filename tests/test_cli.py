@@ -103,7 +103,7 @@ def test_quickstart_passes_its_options_on(quickstart_calls, tmp_path):
     assert run("quickstart").exit_code == 0
     assert run("quickstart", "--seed", "3", "--steps", "20", "--output", str(tmp_path)).exit_code == 0
     assert quickstart_calls == [
-        {"seed": 0, "output": Path("outputs/quickstart")},
+        {"seed": 0, "steps": None, "output": Path("outputs/quickstart")},
         {"seed": 3, "steps": 20, "output": tmp_path},
     ]
 
