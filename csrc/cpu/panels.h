@@ -113,11 +113,13 @@ at::Tensor pack_left(const at::Tensor& x, const std::vector<Chunk>& chunks, int6
   return packed;
 }
 
-// Packs the same block of base and experts, `size` numbers apart.
+// Packs the same block of base and experts, `size` numbers apart, and fetches each while the one before is
+// packed.
 template <typename Real>
 void pack_tiles(const std::vector<Matrix>& matrices, int64_t row, int64_t column, int64_t rows,
                 int64_t columns, int64_t size, Real* out) {
   for (size_t i = 0; i < matrices.size(); i++) {
+    if (i + 1 < matrices.size()) kernels<Real>().prefetch(block(matrices[i + 1], row, column, rows, columns));
     kernels<Real>().pack_panel(block(matrices[i], row, column, rows, columns), out + i * size);
   }
 }
