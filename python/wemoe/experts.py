@@ -28,6 +28,7 @@ from wemoe.data.batches import (
     sorted_batches,
 )
 from wemoe.data.cache import load_tensors, save_tensors, sha256_of_tensors
+from wemoe.heads import frozen_head
 from wemoe.modes import evaluating
 
 
@@ -86,14 +87,7 @@ def fit_head(features: Tensor, labels: Tensor, num_labels: int, l2: float = 1e-3
         return loss
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
-    return frozen_linear(weight.detach() * scale, bias.detach())
-
-
-def frozen_linear(weight: Tensor, bias: Tensor) -> nn.Linear:
-    """Make a linear layer of given weight [C, D] and bias [C] that asks for no gradients."""
-    head = nn.Linear(weight.shape[1], weight.shape[0])
-    head.load_state_dict({"weight": weight, "bias": bias})
-    return head.requires_grad_(False)
+    return frozen_head(weight.detach() * scale, bias.detach())
 
 
 def fine_tune(
@@ -172,7 +166,7 @@ def cached_expert(
         expert = make_expert(base, task, how, seed)
         save_tensors(path, _trained(expert, how))
         return expert
-    head = frozen_linear(tensors.pop("head.weight"), tensors.pop("head.bias"))
+    head = frozen_head(tensors.pop("head.weight"), tensors.pop("head.bias"))
     model = copy.deepcopy(base)
     model.load_state_dict(tensors, strict=False)  # what was not trained is the base's own
     return Expert(model, head)

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 import typer
-from safetensors.torch import save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from wemoe import report
@@ -25,13 +24,12 @@ from wemoe.data import minilm, text6
 from wemoe.data.batches import TokenizedTask, sorted_batches, tokenize_task
 from wemoe.data.cache import cache_folder
 from wemoe.experts import FineTuning, cached_expert
-from wemoe.files import check_writable, replacing_files, write_text
+from wemoe.files import check_writable, write_text
+from wemoe.heads import load_heads
 from wemoe.info import collect
 from wemoe.loading import from_pretrained
 from wemoe.routed_classes import RoutedModel
 from wemoe.stopwatch import Stopwatch
-
-HEADS = "heads.safetensors"
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ def run(
     tasks: Mapping[str, text6.TextTask] | None = None,
     base: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None,
 ) -> dict[str, Any]:
-    """Run the quick start and write `results.json`, `accuracy.png`, `routing.png`, `heads.safetensors` and `model/`.
+    """Run the quick start and write `results.json`, two charts and, in `model/`, the adapted model with its heads.
 
     Args:
         seed: of fine-tuning and adaptation; on a CPU, one seed gives bit-equal results.
@@ -138,20 +136,18 @@ def _prepare(
 
 
 def _save(folder: Path, bench: Bench, model: RoutedModel) -> None:
-    """Save the model and the heads, and check that the saved model alone gives the same logits, bit for bit.
+    """Save the model with its heads, and check that what was saved gives the same logits, bit for bit.
 
     Raises:
         RuntimeError: it does not.
     """
-    heads = {f"{task}.{name}": value for task, head in bench.heads.items() for name, value in head.state_dict().items()}
-    with replacing_files(folder, stale=(HEADS,)) as staging:
-        save_file(heads, staging / HEADS)
-    model.save_pretrained(folder / "model")
-    reloaded = from_pretrained(folder / "model")
+    model.save_pretrained(folder / "model", heads=bench.heads)
+    reloaded = replace(bench, heads=load_heads(folder / "model"))
+    again = from_pretrained(folder / "model")
     for name, task in bench.tasks.items():
         batch = next(sorted_batches(task.test.texts, 8))
         with torch.inference_mode():
-            if not torch.equal(bench.predict(model, batch, name), bench.predict(reloaded, batch, name)):
+            if not torch.equal(bench.predict(model, batch, name), reloaded.predict(again, batch, name)):
                 raise RuntimeError(f"the reloaded model's logits must equal the saved one's; task {name!r} differs")
 
 
@@ -170,4 +166,4 @@ def _report(folder: Path, results: dict[str, Any]) -> None:
     report.plot_routing(results, folder / "routing.png")
     write_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
     typer.echo("\n" + report.format_table(results))
-    typer.echo(f"\nresults.json, accuracy.png, routing.png, {HEADS} and model/ are in {folder}")
+    typer.echo(f"\nresults.json, accuracy.png, routing.png and model/ are in {folder}")
