@@ -53,7 +53,7 @@ class Routing:
     learning_rate: float
     steps: int = 100
     schedule: Literal["constant", "cosine"] = "cosine"
-    batch_size: int = 16
+    batch_size: int = 8
     init_lambda: float = 0.3
 
 
