@@ -74,6 +74,16 @@ def test_saving_again_leaves_no_stale_shard(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "notes.txt", "wemoe.safetensors"]
 
 
+def test_a_base_made_without_its_pooler_stays_without(tmp_path):
+    base = BertModel(tiny_bert().config, add_pooling_layer=False).eval()
+    model = randomised(wemoe.upcycle(base, experts_of(base)))
+    model.save_pretrained(tmp_path)
+    again = wemoe.from_pretrained(tmp_path)
+    assert again.pooler is None
+    inputs = inputs_of(base)
+    assert torch.equal(output(again, inputs), output(model, inputs))
+
+
 def test_tied_weights_stay_tied(tmp_path):
     base = BertForMaskedLM(tiny_bert().config).eval()
     model = randomised(wemoe.upcycle(base, experts_of(base)))

@@ -16,6 +16,8 @@ class RoutingConfig(BaseModel):
         format_version: of the saved checkpoint.
         method: who makes the routing weights.
         base_class: name of the base's class in `transformers`.
+        absent: children that an instance of the class made from its configuration has, and the base was made
+            without (`add_pooling_layer=False`, say).
         tasks: names of the T tasks, in the order of the routing weights.
         init_lambda: scaling of everything merged statically, and what routing weights start near.
         router_hidden_layers: depth of the routers.
@@ -27,6 +29,7 @@ class RoutingConfig(BaseModel):
     format_version: Literal[1] = FORMAT_VERSION
     method: Literal["wemoe"] = "wemoe"
     base_class: str
+    absent: tuple[str, ...] = ()
     tasks: tuple[str, ...] = Field(min_length=1)
     init_lambda: float = Field(allow_inf_nan=False)
     router_hidden_layers: Literal[0, 1, 2]

@@ -85,7 +85,10 @@ def _base_model(path: Path, config: RoutingConfig, base_config: dict[str, Any]) 
             f"{str(path)!r} must name a model class of transformers; found base_class {config.base_class!r}"
         )
     config_class = cast("type[PreTrainedConfig]", base_class.config_class)
-    return base_class(config_class.from_dict(base_config))
+    plain = base_class(config_class.from_dict(base_config))
+    for child in config.absent:
+        setattr(plain, child, None)
+    return plain
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:

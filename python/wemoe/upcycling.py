@@ -7,6 +7,7 @@ from typing import cast
 
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.initialization import no_init_weights
 
 from wemoe.config import RoutingConfig
 from wemoe.layers import RoutedLinear, RoutedMLP
@@ -58,6 +59,7 @@ def upcycle(
     experts = name_experts(expert_models)
     config = RoutingConfig(
         base_class=type(base_model).__name__,
+        absent=_absent_children(base_model),
         tasks=tuple(experts),
         init_lambda=init_lambda,
         router_hidden_layers=router_hidden_layers,  # type: ignore[arg-type]  # checked here, by pydantic
@@ -79,6 +81,12 @@ def prepare_for_loading(model: PreTrainedModel, config: RoutingConfig) -> Routed
         base = _mlp_parts(model, path, family)
         _install(model.get_submodule(path), family, _empty_routed_mlp(base, config))
     return _finish(model, config)
+
+
+def _absent_children(model: PreTrainedModel) -> tuple[str, ...]:
+    with no_init_weights():
+        whole = type(model)(model.config)
+    return tuple(name for name, _ in whole.named_children() if getattr(model, name, None) is None)
 
 
 def _mlp_parts(model: nn.Module, path: str, family: Family) -> MLPParts:
