@@ -28,28 +28,22 @@ def tiny_bert(**changes) -> BertModel:
     return BertModel(BertConfig(**settings | changes)).eval()
 
 
+VISION = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 8,
+    "patch_size": 4,
+}
+
+
 def tiny_clip() -> CLIPVisionModel:
-    config = CLIPVisionConfig(
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=8,
-        patch_size=4,
-    )
-    return CLIPVisionModel(config).eval()
+    return CLIPVisionModel(CLIPVisionConfig(**VISION)).eval()
 
 
 def tiny_vit() -> ViTModel:
-    config = ViTConfig(
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=8,
-        patch_size=4,
-    )
-    return ViTModel(config).eval()
+    return ViTModel(ViTConfig(**VISION)).eval()
 
 
 BASES = {"bert": tiny_bert, "clip": tiny_clip, "vit": tiny_vit}
