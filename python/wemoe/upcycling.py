@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from typing import cast
 
@@ -85,7 +86,7 @@ def prepare_for_loading(model: PreTrainedModel, config: RoutingConfig) -> Routed
 
 def _absent_children(model: PreTrainedModel) -> tuple[str, ...]:
     with no_init_weights():
-        whole = type(model)(model.config)
+        whole = type(model)(copy.deepcopy(model.config))
     return tuple(name for name, _ in whole.named_children() if getattr(model, name, None) is None)
 
 
