@@ -11,4 +11,4 @@ operators = [name for name in torch._C._dispatch_get_all_op_names() if name.star
 assert operators, "no operator is registered"
 for name in operators:
     assert torch._C._dispatch_has_computed_kernel_for_dispatch_key(name, "CUDA"), f"{name} has no CUDA kernel"
-    print(f"{name} runs on CUDA")
+    print(f"{name} has a kernel for CUDA")
