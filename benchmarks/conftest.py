@@ -1,13 +1,12 @@
 """One harness for all benchmarks: what ran where, nothing timed before it is checked, ratios in a table at the end."""
 
 import os
-import platform
-from pathlib import Path
 
 import pytest
 import torch
 
 import wemoe_ext
+from wemoe.info import cpu_model
 
 THREADS = int(os.environ.get("OMP_NUM_THREADS", "1"))
 
@@ -15,15 +14,9 @@ THREADS = int(os.environ.get("OMP_NUM_THREADS", "1"))
 def pytest_report_header():
     info = wemoe_ext.build_info()
     return (
-        f"wemoe: {processor()}, {THREADS} thread(s) of {os.cpu_count()}, "
+        f"wemoe: {cpu_model()}, {THREADS} thread(s) of {os.cpu_count()}, "
         f"instruction set {info['cpu_instruction_set']}, torch {torch.__version__}, {info['compiler']}"
     )
-
-
-def processor():
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 @pytest.fixture(autouse=True)

@@ -31,18 +31,19 @@ def check_writable(folder: str | os.PathLike[str]) -> Path:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text file under a temporary name beside it and rename it into place."""
+    """Write a text file that appears whole."""
+    with replacing_file(path) as staging:
+        staging.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def replacing_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path whose file takes the place of `path` when the block ends without an error."""
     target = Path(path)
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=target.parent, prefix=f".{target.name}.", delete=False
-    ) as file:
-        try:
-            file.write(text)
-        except BaseException:
-            os.unlink(file.name)
-            raise
-    os.chmod(file.name, 0o644)  # temporary files are private; the finished one need not be
-    os.replace(file.name, target)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+        staging = Path(folder) / target.name
+        yield staging
+        staging.replace(target)
 
 
 @contextmanager

@@ -33,7 +33,7 @@ def frozen_head(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 
 
 def check_heads(heads: Heads, tasks: tuple[str, ...]) -> None:
-    """Check that there is one linear head for each of some tasks.
+    """Check that heads are linear maps of some of the tasks.
 
     Raises:
         TypeError: a head is no linear layer.

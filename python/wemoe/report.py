@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+
+from wemoe.files import replacing_file
 
 LABELS = {
     "pretrained": "pre-trained",
@@ -117,8 +118,5 @@ def plot_routing(results: Mapping[str, Any], path: str | os.PathLike[str]) -> No
 
 
 def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a PNG under a temporary name and rename it into place."""
-    target = Path(path)
-    staging = target.with_name(f".{target.name}")
-    figure.savefig(staging, format="png", dpi=130)
-    staging.replace(target)
+    with replacing_file(path) as staging:
+        figure.savefig(staging, format="png", dpi=130)

@@ -6,7 +6,6 @@ import dataclasses
 import math
 import os
 import pickle
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from wemoe.adaptation.collapse import CollapseWatch
 from wemoe.adaptation.objectives import mean_entropy
+from wemoe.files import replacing_file
 
 SCHEDULES = ("constant", "cosine")
 
@@ -99,7 +99,6 @@ class AdaptationState:
         """Write all of it to a file, under a temporary name first; nothing without a file."""
         if file is None:
             return
-        target = Path(file)
         state = {
             "settings": dataclasses.asdict(self.settings),
             "parameters": {name: p.detach() for name, p in self._trained.items()},
@@ -108,9 +107,8 @@ class AdaptationState:
             "history": self.history,
             "random_state": self._random_state,
         }
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as staged:
-            torch.save(state, staged)
-        os.replace(staged.name, target)
+        with replacing_file(file) as staging:
+            torch.save(state, staging)
 
     def load(self, file: str | os.PathLike[str] | None) -> int:
         """Take over the state of a file, if there is one.
