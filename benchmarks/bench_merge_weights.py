@@ -35,3 +35,15 @@ def test_forward(time_method, method, R):
         function = METHODS[method]
         assert_close("merged", function(*inputs), reference.merge_weights(*inputs))
     time_method(f"forward R{R}-T{T}-{SIZE[0]}x{SIZE[1]}", method, lambda: function(*inputs))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_forward_and_backward(time_method, method):
+    inputs = merge_weights_inputs(SIZE, 1, T)
+    inputs.routing_weights.requires_grad_()
+    grad = torch.randn(1, *SIZE)
+    time_method(
+        f"forward and backward R1-T{T}-{SIZE[0]}x{SIZE[1]}",
+        method,
+        lambda: torch.autograd.grad(METHODS[method](*inputs), inputs.routing_weights, grad),
+    )
