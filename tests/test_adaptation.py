@@ -183,6 +183,17 @@ def test_a_damaged_checkpoint_is_refused(setting, tmp_path, content):
         run(setting, checkpoint=file)
 
 
+def test_a_checkpoint_that_cannot_be_written_is_refused_before_any_work(setting, tmp_path):
+    (tmp_path / "file").write_text("")
+    model, streams, _, experts = setting
+
+    def fail(*_):
+        raise AssertionError("work began")
+
+    with pytest.raises(NotADirectoryError, match="must be a folder; found a file there"):
+        run((model, streams, fail, experts), checkpoint=tmp_path / "file" / "adapt.pt")
+
+
 def test_a_pickle_that_would_run_code_is_refused(setting, tmp_path):
     import os
 

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -17,6 +18,7 @@ from tqdm.auto import tqdm
 from wemoe.adaptation.objectives import OBJECTIVES
 from wemoe.adaptation.state import SCHEDULES, AdaptationState, Settings
 from wemoe.adaptation.streams import Stream, open_streams, to_device
+from wemoe.files import check_writable
 from wemoe.modes import evaluating
 
 Batch = TypeVar("Batch")
@@ -86,6 +88,7 @@ def adapt(
         The history, and the tasks that collapsed.
 
     Raises:
+        OSError: the checkpoint's folder cannot be written; checked before any work.
         TypeError: `streams` is no mapping, or `predict` gives something else than logits.
         ValueError: an unknown objective or schedule, a missing expert, an empty stream, nothing to train, a number
             out of range, a loss that is not finite, or a checkpoint of another run.
@@ -93,6 +96,8 @@ def adapt(
     settings = Settings(tuple(streams), objective, steps, learning_rate, schedule, seed)
     experts = experts or {}
     _check(settings, experts, checkpoint_every)
+    if checkpoint is not None:
+        check_writable(Path(checkpoint).absolute().parent)
     modules = [expert for expert in experts.values() if isinstance(expert, nn.Module)]
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng())
