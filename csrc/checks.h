@@ -8,6 +8,8 @@
 #include <initializer_list>
 #include <optional>
 
+#include "packed.h"
+
 namespace wemoe {
 
 // One dimension of a rule: its letter, and its size where another argument has fixed it.
@@ -52,42 +54,77 @@ inline void check_device(const char* op, const char* name, const at::Tensor& ten
                     first_name, "`, ", first.device(), ". Found ", tensor.device(), ".");
 }
 
-inline void check_tasks(const char* op, const at::Tensor& task_vectors) {
-  TORCH_CHECK_VALUE(task_vectors.sym_size(0) >= 1, op,
-                    ": `task_vectors` must hold at least one task. Found T = 0.");
+inline void check_tasks(const char* op, const c10::SymInt& T) {
+  TORCH_CHECK_VALUE(T >= 1, op, ": `task_vectors` must hold at least one task. Found T = 0.");
 }
 
-inline void check_routed_linear(const char* op, const at::Tensor& x, const at::Tensor& weight,
-                                const at::Tensor& task_vectors, const at::Tensor& routing_weights,
-                                const std::optional<at::Tensor>& bias,
-                                const std::optional<at::Tensor>& task_biases) {
-  check_shape(op, "weight", weight, {{"F"}, {"D"}});
-  const auto F = weight.sym_size(0), D = weight.sym_size(1);
-  check_shape(op, "x", x, {{"R"}, {"M"}, {"D", D}});
-  check_shape(op, "task_vectors", task_vectors, {{"T"}, {"F", F}, {"D", D}});
-  check_tasks(op, task_vectors);
-  const auto R = x.sym_size(0), T = task_vectors.sym_size(0);
-  check_shape(op, "routing_weights", routing_weights, {{"R", R}, {"T", T}});
-  check_device(op, "weight", weight, "x", x);
-  check_device(op, "task_vectors", task_vectors, "x", x);
+struct WeightSizes {
+  c10::SymInt F, D, T;
+};
+
+// Weight and task vectors, packed or not.
+inline WeightSizes check_weights(const char* op, const at::Tensor& weight, const at::Tensor& task_vectors) {
+  if (!is_packed(weight)) {
+    check_shape(op, "weight", weight, {{"F"}, {"D"}});
+    const auto F = weight.sym_size(0), D = weight.sym_size(1);
+    check_shape(op, "task_vectors", task_vectors, {{"T"}, {"F", F}, {"D", D}});
+    check_tasks(op, task_vectors.sym_size(0));
+    return {F, D, task_vectors.sym_size(0)};
+  }
+  check_shape(op, "weight", weight, {{"F / 16"}, {"D"}, {"16", LINE}});
+  const auto strips = weight.sym_size(0), D = weight.sym_size(1);
+  check_shape(op, "task_vectors", task_vectors, {{"F / 16", strips}, {"D", D}, {"T"}, {"16", LINE}});
+  check_tasks(op, task_vectors.sym_size(2));
+  return {strips * LINE, D, task_vectors.sym_size(2)};
+}
+
+inline void check_routes(const char* op, const WeightSizes& sizes, const at::Tensor& x,
+                         const at::Tensor& routing_weights, const std::optional<at::Tensor>& bias,
+                         const std::optional<at::Tensor>& task_biases) {
+  check_shape(op, "x", x, {{"R"}, {"M"}, {"D", sizes.D}});
+  check_shape(op, "routing_weights", routing_weights, {{"R", x.sym_size(0)}, {"T", sizes.T}});
   check_device(op, "routing_weights", routing_weights, "x", x);
   if (bias) {
-    check_shape(op, "bias", *bias, {{"F", F}});
+    check_shape(op, "bias", *bias, {{"F", sizes.F}});
     check_device(op, "bias", *bias, "x", x);
   }
   if (task_biases) {
-    check_shape(op, "task_biases", *task_biases, {{"T", T}, {"F", F}});
+    check_shape(op, "task_biases", *task_biases, {{"T", sizes.T}, {"F", sizes.F}});
     check_device(op, "task_biases", *task_biases, "x", x);
   }
 }
 
-inline void check_routed_linear_forward(const at::Tensor& x, const at::Tensor& weight,
-                                        const at::Tensor& task_vectors, const at::Tensor& routing_weights,
-                                        const std::optional<at::Tensor>& bias,
-                                        const std::optional<at::Tensor>& task_biases) {
-  check_routed_linear("routed_linear", x, weight, task_vectors, routing_weights, bias, task_biases);
-  TORCH_CHECK_VALUE(bias || !task_biases,
-                    "routed_linear: `task_biases` need a `bias` that they add to. Found None.");
+inline WeightSizes check_routed_linear(const char* op, const at::Tensor& x, const at::Tensor& weight,
+                                       const at::Tensor& task_vectors, const at::Tensor& routing_weights,
+                                       const std::optional<at::Tensor>& bias,
+                                       const std::optional<at::Tensor>& task_biases) {
+  const auto sizes = check_weights(op, weight, task_vectors);
+  check_device(op, "weight", weight, "x", x);
+  check_device(op, "task_vectors", task_vectors, "x", x);
+  check_routes(op, sizes, x, routing_weights, bias, task_biases);
+  return sizes;
+}
+
+inline void check_biases(const char* op, const std::optional<at::Tensor>& bias,
+                         const std::optional<at::Tensor>& task_biases) {
+  TORCH_CHECK_VALUE(bias || !task_biases, op, ": `task_biases` need a `bias` that they add to. Found None.");
+}
+
+inline WeightSizes check_routed_linear_forward(const at::Tensor& x, const at::Tensor& weight,
+                                               const at::Tensor& task_vectors,
+                                               const at::Tensor& routing_weights,
+                                               const std::optional<at::Tensor>& bias,
+                                               const std::optional<at::Tensor>& task_biases) {
+  const char* op = "routed_linear";
+  const auto sizes = check_routed_linear(op, x, weight, task_vectors, routing_weights, bias, task_biases);
+  check_biases(op, bias, task_biases);
+  return sizes;
+}
+
+inline void check_grad(const char* op, const WeightSizes& sizes, const at::Tensor& grad,
+                       const at::Tensor& x) {
+  check_shape(op, "grad", grad, {{"R", x.sym_size(0)}, {"M", x.sym_size(1)}, {"F", sizes.F}});
+  check_device(op, "grad", grad, "x", x);
 }
 
 inline void check_routed_linear_backward(const at::Tensor& grad, const at::Tensor& x,
@@ -95,9 +132,9 @@ inline void check_routed_linear_backward(const at::Tensor& grad, const at::Tenso
                                          const at::Tensor& routing_weights,
                                          const std::optional<at::Tensor>& task_biases) {
   const char* op = "routed_linear_backward";
-  check_routed_linear(op, x, weight, task_vectors, routing_weights, std::nullopt, task_biases);
-  check_shape(op, "grad", grad, {{"R", x.sym_size(0)}, {"M", x.sym_size(1)}, {"F", weight.sym_size(0)}});
-  check_device(op, "grad", grad, "x", x);
+  const auto sizes =
+      check_routed_linear(op, x, weight, task_vectors, routing_weights, std::nullopt, task_biases);
+  check_grad(op, sizes, grad, x);
 }
 
 inline void check_merge_weights(const at::Tensor& base, const at::Tensor& task_vectors,
@@ -109,7 +146,7 @@ inline void check_merge_weights(const at::Tensor& base, const at::Tensor& task_v
       task_vectors.dim() == base.dim() + 1 && task_vectors.sym_sizes().slice(1) == base.sym_sizes(), op,
       ": `task_vectors` must have shape [T, ...] over the shape of `base`, ", base.sym_sizes(), ". Found ",
       task_vectors.sym_sizes(), ".");
-  check_tasks(op, task_vectors);
+  check_tasks(op, task_vectors.sym_size(0));
   check_shape(op, "routing_weights", routing_weights, {{"R"}, {"T", task_vectors.sym_size(0)}});
   check_device(op, "task_vectors", task_vectors, "base", base);
   check_device(op, "routing_weights", routing_weights, "base", base);
@@ -123,7 +160,7 @@ inline void check_merge_weights_backward(const at::Tensor& grad, const at::Tenso
                         grad.sym_sizes().slice(1) == task_vectors.sym_sizes().slice(1),
                     op, ": `grad` must have shape [R, ...] over the shape of one task vector. Found ",
                     grad.sym_sizes(), " and `task_vectors` ", task_vectors.sym_sizes(), ".");
-  check_tasks(op, task_vectors);
+  check_tasks(op, task_vectors.sym_size(0));
   check_device(op, "task_vectors", task_vectors, "grad", grad);
 }
 

@@ -15,8 +15,8 @@ using at::Tensor;
 Tensor routed_linear(const Tensor& x, const Tensor& weight, const Tensor& task_vectors,
                      const Tensor& routing_weights, const std::optional<Tensor>& bias,
                      const std::optional<Tensor>& task_biases) {
-  check_routed_linear_forward(x, weight, task_vectors, routing_weights, bias, task_biases);
-  return at::empty_symint({x.sym_size(0), x.sym_size(1), weight.sym_size(0)}, x.options());
+  const auto sizes = check_routed_linear_forward(x, weight, task_vectors, routing_weights, bias, task_biases);
+  return at::empty_symint({x.sym_size(0), x.sym_size(1), sizes.F}, x.options());
 }
 
 std::tuple<Tensor, Tensor> routed_linear_backward(const Tensor& grad, const Tensor& x, const Tensor& weight,

@@ -30,6 +30,10 @@ Tensor routed_linear(const Tensor& x, const Tensor& weight, const Tensor& task_v
                      const Tensor& routing_weights, const std::optional<Tensor>& bias,
                      const std::optional<Tensor>& task_biases) {
   check_routed_linear_forward(x, weight, task_vectors, routing_weights, bias, task_biases);
+  if (is_packed(weight)) {
+    return routed_linear(x, unpack_weight(weight), unpack_task_vectors(task_vectors), routing_weights, bias,
+                         task_biases);
+  }
   const int64_t R = x.size(0), M = x.size(1), D = x.size(2), F = weight.size(0), T = task_vectors.size(0);
   const auto type = compute_type(x);
   const auto lambda = routing_weights.to(type), rows = x.to(type);
@@ -51,6 +55,10 @@ std::tuple<Tensor, Tensor> routed_linear_backward(const Tensor& grad, const Tens
                                                   const std::optional<Tensor>& task_biases,
                                                   std::array<bool, 2> output_mask) {
   check_routed_linear_backward(grad, x, weight, task_vectors, routing_weights, task_biases);
+  if (is_packed(weight)) {
+    return routed_linear_backward(grad, x, unpack_weight(weight), unpack_task_vectors(task_vectors),
+                                  routing_weights, task_biases, output_mask);
+  }
   const int64_t R = x.size(0), M = x.size(1), D = x.size(2), F = weight.size(0), T = task_vectors.size(0);
   const auto type = compute_type(x);
   const auto lambda = routing_weights.to(type), rows = x.to(type), grad_rows = grad.to(type);

@@ -23,8 +23,9 @@ const Isa& choose() {
 #ifdef WEMOE_X86_KERNELS
       {&avx512_isa, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-                        __builtin_cpu_supports("fma")},
-      {&avx2_isa, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")},
+                        __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")},
+      {&avx2_isa,
+       __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")},
 #endif
       {&baseline_isa, true},
   };

@@ -1,18 +1,20 @@
 // The kernels that the CPU ops are made of: raw pointers and sizes, one table for each instruction set.
 //
-// Sums are taken in Real (float or double). Matrices of any dtype and strides are first packed into tiles of
-// Real; every later kernel works on packed tiles alone.
+// Sums are taken in Real (float or double). Weights are worked on in lines: the LINE outputs that one input
+// reaches, side by side, for base and experts in turn.
 //
-//   right operand: a panel of up to PANEL columns, as strips [strip][row][column of the strip]
-//   left operand:  blocks of rows, transposed, [block][column][row of the block]
+//   strip     LINE outputs with all their inputs, an input a line: base [D][LINE], experts [D][T][LINE]
+//   assembled [strip][input][LINE], the right operand of a product
 
 #pragma once
 
 #include <cstdint>
 
+#include "lines.h"
+
 namespace wemoe::cpu {
 
-constexpr int64_t PANEL = 64;
+constexpr int64_t PANEL = 64;  // columns of the widest product
 
 enum class Dtype { fp32, fp64, bf16, fp16 };
 
@@ -24,41 +26,67 @@ struct Matrix {
   int64_t row_stride, column_stride;
 };
 
+// The left operand of a product: rows and depth steps lie any number of elements apart.
+template <typename Real>
+struct Left {
+  const Real* data;
+  int64_t row_stride, depth_stride;
+};
+
+// A place in memory for each strip of a product, so many elements from strip to strip.
+template <typename Pointer>
+struct Strips {
+  Pointer data;
+  int64_t step;
+};
+
+// What is fetched into the second-level cache while a product goes on: so many bytes for each of its strips.
+struct Ahead {
+  Strips<const char*> strips;
+  int64_t bytes;
+};
+
 template <typename Real>
 struct Kernels {
-  int64_t lanes;     // numbers in a vector
-  int64_t strip;     // columns of a strip; divides PANEL
-  int64_t max_rows;  // rows of the largest block
+  int64_t lanes;   // numbers in a vector
+  int64_t routes;  // assembled at a time
 
-  // out[strip][row][column of the strip]; the last strip is filled up with zeros.
-  void (*pack_panel)(Matrix matrix, Real* out);
+  // out[row * row_step + column] = matrix[row, column], of up to LINE columns; zero up to LINE.
+  void (*pack_strip)(Matrix matrix, int64_t row_step, Real* out);
 
   // Fetches a matrix into the second-level cache, ahead of packing it.
   void (*prefetch)(Matrix matrix);
 
-  // out[block][column][row of the block]; blocks of equal size, give or take one row.
-  void (*pack_rows)(Matrix matrix, Real* out);
+  // out[r] = base + sum_t routing_weights[r, t] * expert t, over so many lines; up to `routes` routes.
+  void (*assemble)(int64_t routes, int64_t tasks, int64_t lines, const Real* base, const void* experts,
+                   Dtype dtype, const Real* routing_weights, Real* out, int64_t out_stride);
 
-  // out[r] = base + sum_t routing_weights[r, t] * experts[t], over `size` numbers each.
-  void (*assemble)(int64_t routes, int64_t tasks, int64_t size, const Real* base, const Real* experts,
-                   int64_t expert_stride, const Real* routing_weights, Real* out, int64_t out_stride);
+  // The same for experts that lie expert_stride apart, each of `size` numbers, and for any number of routes.
+  void (*merge)(int64_t routes, int64_t tasks, int64_t size, const Real* base, const Real* experts,
+                int64_t expert_stride, const Real* routing_weights, Real* out, int64_t out_stride);
 
-  // c[rows, PANEL] += left @ right; left [rows, depth] comes from pack_rows, right [depth, columns] from
-  // pack_panel.
-  void (*multiply)(int64_t rows, int64_t columns, int64_t depth, const Real* left, const Real* right,
-                   Real* c);
+  // c[row][PANEL] += left [rows, depth] @ right, of up to PANEL columns: right[strip][depth][LINE].
+  void (*multiply)(int64_t rows, int64_t strips, int64_t depth, Left<Real> left, Strips<const Real*> right,
+                   Real* c, Ahead ahead);
 
-  // c[rows, strip] = left^T @ right; left [depth, rows] has rows left_stride apart, right [depth, strip] is
-  // packed, and rows <= max_rows.
-  void (*multiply_transposed)(int64_t rows, int64_t depth, const Real* left, int64_t left_stride,
-                              const Real* right, Real* c);
+  // c[row][LINE] = left [rows, depth] @ right [depth][LINE].
+  void (*multiply_strip)(int64_t rows, int64_t depth, Left<Real> left, const Real* right, Real* c);
 
-  // sums[r, t, lane] += the part of <g[r], experts[t]> that falls to the lane.
-  void (*contract)(int64_t routes, int64_t tasks, int64_t size, const Real* g, int64_t g_stride,
-                   const Real* experts, int64_t expert_stride, Real* sums);
+  // Turns assembled [strip][input][LINE] into [strip of inputs][output][LINE], zero beyond the inputs.
+  void (*transpose)(int64_t inputs, int64_t strips, const Real* assembled, Real* out);
 
-  // out[row, column] = c[row * PANEL + column]; the columns of out lie side by side.
-  void (*unpack)(const Real* c, void* out, Dtype dtype, int64_t rows, int64_t columns, int64_t row_stride);
+  // sums[r, t, lane] += the part of <g[r], expert t> that falls to the lane, over so many lines.
+  void (*contract)(int64_t routes, int64_t tasks, int64_t lines, const Real* g, int64_t g_stride,
+                   const void* experts, Dtype dtype, Real* sums);
+
+  // The same for experts that lie expert_stride apart, each of `size` numbers.
+  void (*inner_products)(int64_t routes, int64_t tasks, int64_t size, const Real* g, int64_t g_stride,
+                         const Real* experts, int64_t expert_stride, Real* sums);
+
+  // out[i] = the next value where bit i of the masks is set, otherwise zero; a mask for each LINE numbers.
+  // Returns what follows the last value.
+  const void* (*expand)(int64_t masks_size, const uint16_t* masks, const void* values, Dtype dtype,
+                        Real* out);
 
   // Conversion alone.
   void (*load)(const void* source, Dtype dtype, int64_t size, Real* out);

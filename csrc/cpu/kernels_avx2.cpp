@@ -1,10 +1,10 @@
-// The kernels compiled for AVX2 and FMA.
+// The kernels compiled for AVX2, FMA and F16C.
 
 #include "cpu/kernels.h"
 
 #ifdef WEMOE_X86_KERNELS
 
-#pragma GCC target("avx2,fma")
+#pragma GCC target("avx2,fma,f16c,popcnt")
 #define WEMOE_VECTOR_BYTES 32
 #define WEMOE_VECTOR_REGISTERS 16
 #include "cpu/kernels_impl.h"

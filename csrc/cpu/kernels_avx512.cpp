@@ -4,7 +4,7 @@
 
 #ifdef WEMOE_X86_KERNELS
 
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,prefer-vector-width=512")
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt,prefer-vector-width=512")
 #define WEMOE_VECTOR_BYTES 64
 #define WEMOE_VECTOR_REGISTERS 32
 #include "cpu/kernels_impl.h"

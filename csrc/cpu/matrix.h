@@ -21,6 +21,11 @@ inline Dtype dtype_of(const at::Tensor& tensor) {
   }
 }
 
+template <typename Real>
+constexpr Dtype real_dtype() {
+  return sizeof(Real) == sizeof(double) ? Dtype::fp64 : Dtype::fp32;
+}
+
 inline Matrix matrix_of(const at::Tensor& tensor) {
   return {tensor.const_data_ptr(), dtype_of(tensor), tensor.size(0),
           tensor.size(1),          tensor.stride(0), tensor.stride(1)};

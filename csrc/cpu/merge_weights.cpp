@@ -62,8 +62,8 @@ Tensor forward(const Tensor& base, const Tensor& task_vectors, const Tensor& rou
       Real* out = in_place ? merged.template mutable_data_ptr<Real>() + first
                            : memory.template mutable_data_ptr<Real>();
       const int64_t stride = in_place ? P : BLOCK;
-      k.assemble(R, T, count, base_rows.read(first, count), expert_rows.read(first, count),
-                 expert_rows.stride(), lambda.template const_data_ptr<Real>(), out, stride);
+      k.merge(R, T, count, base_rows.read(first, count), expert_rows.read(first, count), expert_rows.stride(),
+              lambda.template const_data_ptr<Real>(), out, stride);
       for (int64_t r = 0; r < R && !in_place; r++) {
         k.store(out + r * stride, count, offset(merged.mutable_data_ptr(), merged, r * P + first),
                 dtype_of(merged));
@@ -89,8 +89,8 @@ Tensor backward(const Tensor& grad, const Tensor& task_vectors) {
       const int64_t part_end = std::min(P, (part + 1) * PART);
       for (int64_t first = part * PART; first < part_end; first += BLOCK) {
         const int64_t count = std::min(BLOCK, part_end - first);
-        k.contract(R, T, count, gradient_rows.read(first, count), gradient_rows.stride(),
-                   expert_rows.read(first, count), expert_rows.stride(), sums);
+        k.inner_products(R, T, count, gradient_rows.read(first, count), gradient_rows.stride(),
+                         expert_rows.read(first, count), expert_rows.stride(), sums);
       }
       double* out = partials.mutable_data_ptr<double>() + part * R * T;
       for (int64_t i = 0; i < R * T; i++) {

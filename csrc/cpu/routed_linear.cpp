@@ -3,6 +3,8 @@
 
 #include <torch/library.h>
 
+#include <functional>
+
 #include "checks.h"
 #include "cpu/panels.h"
 
@@ -11,91 +13,106 @@ namespace {
 
 using at::Tensor;
 
+constexpr int64_t TILE_BYTES =
+    320 * 1024;  // of base and experts: what a usual second-level cache has room for
+
+// Inputs of a tile.
+template <typename Real>
+int64_t tile_inputs(int64_t T) {
+  const int64_t inputs = TILE_BYTES / ((T + 1) * PANEL * static_cast<int64_t>(sizeof(Real)));
+  return std::clamp<int64_t>(inputs / INPUT_BLOCK * INPUT_BLOCK, INPUT_BLOCK, 128);
+}
+
 template <typename Real>
 struct Forward {
   int64_t R, M, D, F, T;
-  std::vector<Matrix> weights;  // [D, F] each
-  std::vector<Matrix> biases;   // [1, F] each: base and tasks, base alone, or none
-  const Real* x;                // packed
+  const Weights<Real>& weights;
+  const Real* x;                // [R, M, D]
+  const Real* bias;             // merged, [R, F], or null
   const Real* routing_weights;  // [R, T]
   Tensor y;                     // [R, M, F]
 
   void run_panel(const Chunk& chunk, int64_t panel) const {
     const auto& k = kernels<Real>();
-    const int64_t column = panel * PANEL, columns = std::min(PANEL, F - column),
-                  width = round_up(columns, k.strip);
-    const int64_t step = tile_rows<Real>(T);
-    const auto tiles_memory = scratch<Real>((1 + T) * step * width),
-               merged_memory = scratch<Real>(GROUP * step * width),
+    const int64_t column = panel * PANEL, columns = std::min(PANEL, F - column);
+    const int64_t strip = column / LINE, strips = ceil_divide(columns, LINE), step = tile_inputs<Real>(T);
+    const auto tile_memory = scratch<Real>(weights.scratch_size(strips, step)),
+               merged_memory = scratch<Real>(k.routes * strips * step * LINE),
                sums_memory = scratch<Real>(chunk.routes * chunk.rows * PANEL);
-    Real* tiles = tiles_memory.template mutable_data_ptr<Real>();
     Real* merged = merged_memory.template mutable_data_ptr<Real>();
     Real* sums = sums_memory.template mutable_data_ptr<Real>();
 
-    start_from_bias(chunk, column, columns, width, tiles, merged, sums);
-    for (int64_t d = 0; d < D; d += step) {
-      const int64_t depth = std::min(step, D - d), size = depth * width;
-      pack_tiles(weights, d, column, depth, columns, size, tiles);
-      for_groups(chunk, [&](int64_t first, int64_t count) {
+    start_from_bias(chunk, column, columns, sums);
+    for (int64_t input = 0; input < D; input += step) {
+      const int64_t inputs = std::min(step, D - input), size = strips * inputs * LINE;
+      const auto tile =
+          weights.tile(strip, strips, input, inputs, tile_memory.template mutable_data_ptr<Real>());
+      const auto next = input + step < D
+                            ? weights.ahead(strip, input + step, std::min(step, D - input - step))
+                            : weights.ahead(strip + strips, 0, std::min(step, D));
+      for_groups(chunk, k.routes, [&](int64_t first, int64_t count) {
         const int64_t route = chunk.first_route + first;
-        k.assemble(count, T, size, tiles, tiles + size, size, routing_weights + route * T, merged, size);
+        assemble_tile(tile, strips, inputs, count, routing_weights + route * T, merged);
         for (int64_t i = 0; i < count; i++) {
-          k.multiply(chunk.rows, columns, depth, x + d * R * M + ((route + i) * M + chunk.first_row) * depth,
-                     merged + i * size, sums + (first + i) * chunk.rows * PANEL);
-          prefetch_tiles<Real>(weights, d + step, column, step, first + i, 1, chunk.routes);
+          const Real* rows = x + ((route + i) * M + chunk.first_row) * D + input;
+          k.multiply(chunk.rows, strips, inputs, {rows, D, 1}, {merged + i * size, inputs * LINE},
+                     sums + (first + i) * chunk.rows * PANEL,
+                     share_of(next, first + i, chunk.routes, merged));
         }
       });
     }
-    for (int64_t i = 0; i < chunk.routes; i++) {
-      const int64_t row = (chunk.first_route + i) * M + chunk.first_row;
-      k.unpack(sums + i * chunk.rows * PANEL, offset(y.mutable_data_ptr(), y, row * F + column), dtype_of(y),
-               chunk.rows, columns, F);
+    for (int64_t i = 0; i < chunk.routes * chunk.rows; i++) {
+      const int64_t row = (chunk.first_route + i / chunk.rows) * M + chunk.first_row + i % chunk.rows;
+      k.store(sums + i * PANEL, columns, offset(y.mutable_data_ptr(), y, row * F + column), dtype_of(y));
     }
   }
 
   // sums[route, row] = merged bias of the route
-  void start_from_bias(const Chunk& chunk, int64_t column, int64_t columns, int64_t width, Real* tiles,
-                       Real* merged, Real* sums) const {
+  void start_from_bias(const Chunk& chunk, int64_t column, int64_t columns, Real* sums) const {
     std::fill_n(sums, chunk.routes * chunk.rows * PANEL, Real(0));
-    if (biases.empty()) return;
-    const int64_t tasks = static_cast<int64_t>(biases.size()) - 1;
-    pack_tiles(biases, 0, column, 1, columns, width, tiles);
-    for_groups(chunk, [&](int64_t first, int64_t count) {
-      const Real* weights = routing_weights + (chunk.first_route + first) * T;
-      kernels<Real>().assemble(count, tasks, width, tiles, tiles + width, width, weights, merged, width);
-      for (int64_t i = 0; i < count * chunk.rows; i++) {
-        std::copy_n(merged + i / chunk.rows * width, width, sums + (first * chunk.rows + i) * PANEL);
-      }
-    });
+    for (int64_t i = 0; bias != nullptr && i < chunk.routes * chunk.rows; i++) {
+      std::copy_n(bias + (chunk.first_route + i / chunk.rows) * F + column, columns, sums + i * PANEL);
+    }
   }
 };
 
+// bias + sum_t routing_weights[r, t] * task_biases[t]: [R, F], empty without a bias
 template <typename Real>
-Tensor forward(const Tensor& x, const Tensor& weight, const Tensor& task_vectors,
-               const Tensor& routing_weights, const std::optional<Tensor>& bias,
-               const std::optional<Tensor>& task_biases) {
-  const int64_t R = x.size(0), M = x.size(1), D = x.size(2), F = weight.size(0), T = task_vectors.size(0);
+Tensor merge_biases(const Tensor& routing_weights, const std::optional<Tensor>& bias,
+                    const std::optional<Tensor>& task_biases) {
+  if (!bias) return scratch<Real>(0);
+  const int64_t R = routing_weights.size(0), F = bias->size(0);
+  const auto type = routing_weights.scalar_type();
+  const auto base = bias->to(type).contiguous();
+  const auto experts = task_biases ? task_biases->to(type).contiguous() : base.new_empty({0, F});
+  const auto lambda = task_biases ? routing_weights : routing_weights.new_empty({R, 0});
+  const auto merged = at::empty({R, F}, base.options());
+  kernels<Real>().merge(R, experts.size(0), F, base.template const_data_ptr<Real>(),
+                        experts.template const_data_ptr<Real>(), F, lambda.template const_data_ptr<Real>(),
+                        merged.template mutable_data_ptr<Real>(), F);
+  return merged;
+}
+
+template <typename Real>
+Tensor forward(const Weights<Real>& weights, const Tensor& x, const Tensor& routing_weights, int64_t F,
+               const std::optional<Tensor>& bias, const std::optional<Tensor>& task_biases) {
+  const int64_t R = x.size(0), M = x.size(1), D = x.size(2), T = routing_weights.size(1);
+  const auto type = c10::CppTypeToScalarType<Real>::value;
+  const auto rows = x.to(type).contiguous(), lambda = routing_weights.to(type).contiguous();
+  const auto merged_bias = merge_biases<Real>(lambda, bias, task_biases);
   const auto y = at::empty({R, M, F}, x.options());
-  const int64_t panels = ceil_divide(F, PANEL);
-  const auto chunks = split_into_chunks(R, M, panels);
-  const auto packed_x = pack_left<Real>(x, chunks, tile_rows<Real>(T));
-  const auto lambda = routing_weights.to(packed_x.scalar_type()).contiguous();
-  std::vector<Matrix> biases;
-  if (bias) {
-    const auto task_rows = task_biases ? task_biases->unsqueeze(1) : bias->new_empty({0, 1, F});
-    biases = base_and_experts(bias->unsqueeze(0), task_rows, false);
-  }
   const Forward<Real> problem = {R,
                                  M,
                                  D,
                                  F,
                                  T,
-                                 base_and_experts(weight, task_vectors, true),
-                                 biases,
-                                 packed_x.template const_data_ptr<Real>(),
+                                 weights,
+                                 rows.template const_data_ptr<Real>(),
+                                 bias ? merged_bias.template const_data_ptr<Real>() : nullptr,
                                  lambda.template const_data_ptr<Real>(),
                                  y};
-  for_chunks_and_panels(chunks, panels,
+  const int64_t panels = ceil_divide(F, PANEL);
+  for_panels_and_chunks(split_into_chunks(R, M, panels, kernels<Real>().routes), panels,
                         [&](const Chunk& chunk, int64_t panel) { problem.run_panel(chunk, panel); });
   return y;
 }
@@ -103,9 +120,11 @@ Tensor forward(const Tensor& x, const Tensor& weight, const Tensor& task_vectors
 Tensor routed_linear(const Tensor& x, const Tensor& weight, const Tensor& task_vectors,
                      const Tensor& routing_weights, const std::optional<Tensor>& bias,
                      const std::optional<Tensor>& task_biases) {
-  check_routed_linear_forward(x, weight, task_vectors, routing_weights, bias, task_biases);
-  const auto run = compute_type(x) == at::kDouble ? forward<double> : forward<float>;
-  return run(x, weight, task_vectors, routing_weights, bias, task_biases);
+  const auto sizes = check_routed_linear_forward(x, weight, task_vectors, routing_weights, bias, task_biases);
+  const int64_t F = sizes.F.guard_int(__FILE__, __LINE__);
+  return with_weights(x, weight, task_vectors, [&](const auto& weights) {
+    return forward(weights, x, routing_weights, F, bias, task_biases);
+  });
 }
 
 }  // namespace

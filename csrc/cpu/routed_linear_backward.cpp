@@ -22,94 +22,122 @@ namespace {
 
 using at::Tensor;
 
+constexpr int64_t TILE_STRIPS = 8;  // 128 outputs
+
 template <typename Real>
 struct Backward {
   int64_t R, M, D, F, T;
-  std::vector<Matrix> weights;  // [F, D] each
-  Tensor x;                     // [R, M, D]
+  const Weights<Real>& weights;
+  const Real* x;                // [R, M, D]
   const Real* grad;             // [R, M, F]
-  const Real* packed_grad;      // for grad_x
   const Real* routing_weights;  // [R, T]
   Tensor grad_x;                // [R, M, D], or undefined
   double* routing_partials;     // [panel][part of the route][R][T], or null
 
+  // Scratch memory of a panel.
+  struct Buffers {
+    Tensor tile, merged, turned, grad_x_sums, x_panel, grad_strip, products, routing_sums;
+  };
+
   void run_panel(const Chunk& chunk, int64_t panel) const {
     const auto& k = kernels<Real>();
-    const int64_t column = panel * PANEL, columns = std::min(PANEL, D - column),
-                  width = round_up(columns, k.strip);
-    const int64_t step = tile_rows<Real>(T), rows = chunk.routes * chunk.rows;
-    const auto tiles_memory = scratch<Real>((1 + T) * step * width),
-               merged_memory = scratch<Real>(GROUP * step * width),
-               grad_x_memory = scratch<Real>(grad_x.defined() ? rows * PANEL : 0),
-               x_memory = scratch<Real>(routing_partials ? rows * PANEL : 0),
-               routing_memory = scratch<Real>(routing_partials ? chunk.routes * T * k.lanes : 0);
-    Real* tiles = tiles_memory.template mutable_data_ptr<Real>();
-    Real* merged = merged_memory.template mutable_data_ptr<Real>();
-    Real* grad_x_sums = grad_x_memory.template mutable_data_ptr<Real>();
-    Real* x_panel = x_memory.template mutable_data_ptr<Real>();
-    Real* routing_sums = routing_memory.template mutable_data_ptr<Real>();
-    std::fill_n(grad_x_sums, grad_x_memory.numel(), Real(0));
-    std::fill_n(routing_sums, routing_memory.numel(), Real(0));
-    if (routing_partials) pack_x_panel(chunk, column, columns, x_panel);
+    const int64_t input = panel * PANEL, inputs = std::min(PANEL, D - input);
+    const auto buffers = make_buffers(chunk, inputs);
+    if (routing_partials) copy_x_panel(chunk, input, inputs, data(buffers.x_panel));
 
-    for (int64_t f = 0; f < F; f += step) {
-      const int64_t depth = std::min(step, F - f), size = depth * width;
-      pack_tiles(weights, f, column, depth, columns, size, tiles);
-      for_groups(chunk, [&](int64_t first, int64_t count) {
-        const int64_t route = chunk.first_route + first;
-        prefetch_tiles<Real>(weights, f + step, column, step, first, count, chunk.routes);
+    for (int64_t strip = 0; strip * LINE < F; strip += TILE_STRIPS) {
+      const int64_t strips = std::min(TILE_STRIPS, ceil_divide(F, LINE) - strip);
+      const auto tile = weights.tile(strip, strips, input, inputs, data(buffers.tile));
+      for_groups(chunk, k.routes, [&](int64_t first, int64_t count) {
         if (grad_x.defined()) {
-          k.assemble(count, T, size, tiles, tiles + size, size, routing_weights + route * T, merged, size);
-          for (int64_t i = 0; i < count; i++) {
-            k.multiply(chunk.rows, columns, depth,
-                       packed_grad + f * R * M + ((route + i) * M + chunk.first_row) * depth,
-                       merged + i * size, grad_x_sums + (first + i) * chunk.rows * PANEL);
-          }
+          add_grad_x(chunk, tile, {strip, strips, input, inputs}, first, count, buffers);
         }
         if (routing_partials) {
-          add_routing_sums(chunk.rows, count, width, depth, grad + (route * M + chunk.first_row) * F + f,
-                           x_panel + first * chunk.rows * PANEL, tiles + size, merged,
-                           routing_sums + first * T * k.lanes);
+          add_routing_sums(chunk, tile, {strip, strips, input, inputs}, first, count, buffers);
         }
       });
     }
-    if (grad_x.defined()) store_grad_x(chunk, column, columns, grad_x_sums);
-    if (routing_partials) store_routing_sums(chunk, panel, routing_sums);
+    if (grad_x.defined()) store_grad_x(chunk, input, inputs, data(buffers.grad_x_sums));
+    if (routing_partials) store_routing_sums(chunk, panel, data(buffers.routing_sums));
   }
 
-  // x_panel[route] = panel of the route's rows
-  void pack_x_panel(const Chunk& chunk, int64_t column, int64_t columns, Real* x_panel) const {
-    for (int64_t i = 0; i < chunk.routes; i++) {
-      const Matrix route = matrix_of(x.select(0, chunk.first_route + i));
-      kernels<Real>().pack_panel(block(route, chunk.first_row, column, chunk.rows, columns),
-                                 x_panel + i * chunk.rows * PANEL);
-    }
-  }
+ private:
+  struct Range {
+    int64_t strip, strips, input, inputs;
+  };
 
-  // sums[route, t] += <grad^T x, expert t> over one tile, a few of its rows at a time: the routes' parts of
-  // grad^T x (products) and the experts' rows that they meet stay in the first-level cache.
-  void add_routing_sums(int64_t rows, int64_t routes, int64_t width, int64_t depth, const Real* tile_grad,
-                        const Real* x_panel, const Real* experts, Real* products, Real* sums) const {
+  static Real* data(const Tensor& memory) { return memory.template mutable_data_ptr<Real>(); }
+
+  Buffers make_buffers(const Chunk& chunk, int64_t inputs) const {
     const auto& k = kernels<Real>();
-    for (int64_t row = 0; row < depth; row += k.max_rows) {
-      const int64_t tile_rows = std::min(k.max_rows, depth - row), size = tile_rows * k.strip;
-      for (int64_t strip = 0; strip < width; strip += k.strip) {
-        for (int64_t i = 0; i < routes; i++) {
-          k.multiply_transposed(tile_rows, rows, tile_grad + i * M * F + row, F,
-                                x_panel + (i * PANEL + strip) * rows, products + i * size);
-        }
-        k.contract(routes, T, size, products, size, experts + strip * depth + row * k.strip, depth * width,
-                   sums);
-      }
+    const int64_t size = TILE_STRIPS * LINE * PANEL, rows = chunk.routes * chunk.rows;
+    const bool for_x = grad_x.defined(), for_routing = routing_partials != nullptr;
+    return {
+        .tile = scratch<Real>(weights.scratch_size(TILE_STRIPS, inputs)),
+        .merged = scratch<Real>(for_x ? k.routes * size : 0),
+        .turned = scratch<Real>(for_x ? size : 0),
+        .grad_x_sums = scratch<Real>(for_x ? rows * PANEL : 0).zero_(),
+        .x_panel = scratch<Real>(for_routing ? rows * PANEL : 0),
+        .grad_strip = scratch<Real>(for_routing ? chunk.rows * LINE : 0),
+        .products = scratch<Real>(for_routing ? k.routes * PANEL * LINE : 0),
+        .routing_sums = scratch<Real>(for_routing ? chunk.routes * T * k.lanes : 0).zero_(),
+    };
+  }
+
+  // x_panel[route][row][PANEL]
+  void copy_x_panel(const Chunk& chunk, int64_t input, int64_t inputs, Real* x_panel) const {
+    for (int64_t i = 0; i < chunk.routes * chunk.rows; i++) {
+      std::copy_n(x + row_of(chunk, i) * D + input, inputs, x_panel + i * PANEL);
     }
   }
 
-  void store_grad_x(const Chunk& chunk, int64_t column, int64_t columns, const Real* sums) const {
-    for (int64_t i = 0; i < chunk.routes; i++) {
-      const int64_t row = (chunk.first_route + i) * M + chunk.first_row;
-      kernels<Real>().unpack(sums + i * chunk.rows * PANEL,
-                             offset(grad_x.mutable_data_ptr(), grad_x, row * D + column), dtype_of(grad_x),
-                             chunk.rows, columns, D);
+  // The row of x and grad that is the chunk's i-th.
+  int64_t row_of(const Chunk& chunk, int64_t i) const {
+    return (chunk.first_route + i / chunk.rows) * M + chunk.first_row + i % chunk.rows;
+  }
+
+  // grad_x_sums[route][row][PANEL] += grad @ merged weights, over the outputs of the tile
+  void add_grad_x(const Chunk& chunk, const Tile<Real>& tile, const Range& range, int64_t first,
+                  int64_t count, const Buffers& buffers) const {
+    const auto& k = kernels<Real>();
+    const int64_t output = range.strip * LINE, outputs = range.strips * LINE;
+    Real *merged = data(buffers.merged), *turned = data(buffers.turned);
+    assemble_tile(tile, range.strips, range.inputs, count,
+                  routing_weights + (chunk.first_route + first) * tile.tasks, merged);
+    for (int64_t i = first; i < first + count; i++) {
+      k.transpose(range.inputs, range.strips, merged + (i - first) * outputs * range.inputs, turned);
+      k.multiply(chunk.rows, ceil_divide(range.inputs, LINE), std::min(outputs, F - output),
+                 {grad + row_of(chunk, i * chunk.rows) * F + output, F, 1}, {turned, outputs * LINE},
+                 data(buffers.grad_x_sums) + i * chunk.rows * PANEL,
+                 share_of({{nullptr, 0}, 0}, 0, 1, turned));
+    }
+  }
+
+  // routing_sums[route][t][lane] += <grad^T x, expert t> over the tile, one of its strips at a time: the
+  // routes' parts of grad^T x (products) stay in the first-level cache until they meet the experts.
+  void add_routing_sums(const Chunk& chunk, const Tile<Real>& tile, const Range& range, int64_t first,
+                        int64_t count, const Buffers& buffers) const {
+    const auto& k = kernels<Real>();
+    const int64_t size = range.inputs * LINE;
+    Real *grad_strip = data(buffers.grad_strip), *products = data(buffers.products);
+    for (int64_t s = 0; s < range.strips; s++) {
+      const int64_t output = (range.strip + s) * LINE, outputs = std::min(LINE, F - output);
+      for (int64_t i = first; i < first + count; i++) {
+        const Real* rows = grad + row_of(chunk, i * chunk.rows) * F + output;
+        k.pack_strip({rows, real_dtype<Real>(), chunk.rows, outputs, F, 1}, LINE, grad_strip);
+        k.multiply_strip(range.inputs, chunk.rows, {data(buffers.x_panel) + i * chunk.rows * PANEL, 1, PANEL},
+                         grad_strip, products + (i - first) * size);
+      }
+      k.contract(count, T, range.inputs, products, size, tile.experts_of(s), tile.dtype,
+                 data(buffers.routing_sums) + first * T * k.lanes);
+    }
+  }
+
+  void store_grad_x(const Chunk& chunk, int64_t input, int64_t inputs, const Real* sums) const {
+    for (int64_t i = 0; i < chunk.routes * chunk.rows; i++) {
+      kernels<Real>().store(sums + i * PANEL, inputs,
+                            offset(grad_x.mutable_data_ptr(), grad_x, row_of(chunk, i) * D + input),
+                            dtype_of(grad_x));
     }
   }
 
@@ -143,17 +171,14 @@ void add_bias_sums(const Tensor& grad, const Tensor& task_biases, double* out) {
 }
 
 template <typename Real>
-std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& x, const Tensor& weight,
-                                    const Tensor& task_vectors, const Tensor& routing_weights,
-                                    const std::optional<Tensor>& task_biases,
+std::tuple<Tensor, Tensor> backward(const Weights<Real>& weights, const Tensor& grad, const Tensor& x,
+                                    const Tensor& routing_weights, const std::optional<Tensor>& task_biases,
                                     std::array<bool, 2> output_mask) {
-  const int64_t R = x.size(0), M = x.size(1), D = x.size(2), F = weight.size(0), T = task_vectors.size(0);
+  const int64_t R = x.size(0), M = x.size(1), D = x.size(2), F = grad.size(2), T = routing_weights.size(1);
   const int64_t panels = ceil_divide(D, PANEL);
-  const auto chunks = split_into_chunks(R, M, panels);
   const auto type = c10::CppTypeToScalarType<Real>::value;
-  const auto rows = grad.to(type).contiguous(), lambda = routing_weights.to(type).contiguous();
-  const auto packed_grad =
-      output_mask[0] ? pack_left<Real>(rows, chunks, tile_rows<Real>(T)) : scratch<Real>(0);
+  const auto grad_rows = grad.to(type).contiguous(), lambda = routing_weights.to(type).contiguous(),
+             x_rows = output_mask[1] ? x.to(type).contiguous() : scratch<Real>(0);
   const auto grad_x = output_mask[0] ? at::empty({R, M, D}, x.options()) : Tensor();
   // The last partial sum is the biases'.
   const int64_t partials = panels * parts_of_route(M) + 1;
@@ -164,17 +189,16 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& x, const T
                                   D,
                                   F,
                                   T,
-                                  base_and_experts(weight, task_vectors, false),
-                                  x,
-                                  rows.template const_data_ptr<Real>(),
-                                  packed_grad.template const_data_ptr<Real>(),
+                                  weights,
+                                  x_rows.template const_data_ptr<Real>(),
+                                  grad_rows.template const_data_ptr<Real>(),
                                   lambda.template const_data_ptr<Real>(),
                                   grad_x,
                                   partial_sums};
-  for_chunks_and_panels(chunks, panels,
+  for_panels_and_chunks(split_into_chunks(R, M, panels, kernels<Real>().routes), panels,
                         [&](const Chunk& chunk, int64_t panel) { problem.run_panel(chunk, panel); });
   if (output_mask[1] && task_biases) {
-    add_bias_sums<Real>(rows, *task_biases, partial_sums + (partials - 1) * R * T);
+    add_bias_sums<Real>(grad_rows, *task_biases, partial_sums + (partials - 1) * R * T);
   }
   return {output_mask[0] ? grad_x : at::empty({0}, x.options()),
           output_mask[1] ? add_partials(routing_partials).to(routing_weights.scalar_type())
@@ -186,8 +210,9 @@ std::tuple<Tensor, Tensor> routed_linear_backward(const Tensor& grad, const Tens
                                                   const std::optional<Tensor>& task_biases,
                                                   std::array<bool, 2> output_mask) {
   check_routed_linear_backward(grad, x, weight, task_vectors, routing_weights, task_biases);
-  const auto run = compute_type(x) == at::kDouble ? backward<double> : backward<float>;
-  return run(grad, x, weight, task_vectors, routing_weights, task_biases, output_mask);
+  return with_weights(x, weight, task_vectors, [&](const auto& weights) {
+    return backward(weights, grad, x, routing_weights, task_biases, output_mask);
+  });
 }
 
 }  // namespace

@@ -21,6 +21,7 @@ template <typename Real>
 constexpr int LANES = WEMOE_VECTOR_BYTES / sizeof(Real);
 
 constexpr int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
+constexpr int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // Numbers in memory. Half precision is converted with integer arithmetic, which every CPU has.
 
@@ -62,6 +63,12 @@ inline Vector<float, N> widen(Bf16, Vector<uint32_t, N> bits) {
 
 template <int N>
 inline Vector<float, N> widen(Fp16, Vector<uint32_t, N> bits) {
+#ifdef __F16C__
+  if constexpr (N == 8) {
+    typedef short Halves __attribute__((vector_size(16)));
+    return __builtin_ia32_vcvtph2ps256((Halves) __builtin_convertvector(bits, Vector<uint16_t, 8>));
+  }
+#endif
   const Vector<uint32_t, N> magnitude = (bits & 0x7fff) << 13;
   // The exponent's bias differs by 112; scaling by 2^112 also normalises what was subnormal.
   const auto scaled = bit_cast<Vector<uint32_t, N>>(bit_cast<Vector<float, N>>(magnitude) * 0x1p112f);
@@ -139,6 +146,20 @@ inline void with_type(const void* data, Dtype dtype, F f) {
       return f(static_cast<const Bf16*>(data));
     case Dtype::fp16:
       return f(static_cast<const Fp16*>(data));
+  }
+}
+
+// The same for experts, whose types are Real and, for floats, the two of half precision.
+template <typename Real, typename F>
+inline void with_expert_type(const void* data, Dtype dtype, F f) {
+  if constexpr (sizeof(Real) == sizeof(double)) {
+    return f(static_cast<const double*>(data));
+  } else if (dtype == Dtype::bf16) {
+    return f(static_cast<const Bf16*>(data));
+  } else if (dtype == Dtype::fp16) {
+    return f(static_cast<const Fp16*>(data));
+  } else {
+    return f(static_cast<const float*>(data));
   }
 }
 
