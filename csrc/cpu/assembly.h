@@ -14,8 +14,9 @@ constexpr int ASSEMBLY_VECTORS = 2;
 // One step: the experts' numbers are loaded once for all routes. Vector v of expert t lies at
 // experts + v * vector_step + t * expert_step.
 template <typename Real, int N, int VECTORS, int R, typename Expert>
-inline void assemble_step(int64_t tasks, const Real* base, const Expert* experts, int64_t vector_step,
-                          int64_t expert_step, const Real* routing_weights, Real* out, int64_t out_stride) {
+[[gnu::always_inline]] inline void assemble_step(int64_t tasks, const Real* base, const Expert* experts,
+                                                 int64_t vector_step, int64_t expert_step,
+                                                 const Real* routing_weights, Real* out, int64_t out_stride) {
   using V = Vector<Real, N>;
   V sum[R][VECTORS];
 #pragma GCC unroll 8

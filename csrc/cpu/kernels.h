@@ -33,6 +33,13 @@ struct Left {
   int64_t row_stride, depth_stride;
 };
 
+// Rows so many elements apart; none for the same row again and again.
+template <typename Pointer>
+struct Rows {
+  Pointer data;
+  int64_t stride;
+};
+
 // A place in memory for each strip of a product, so many elements from strip to strip.
 template <typename Pointer>
 struct Strips {
@@ -65,12 +72,9 @@ struct Kernels {
   void (*merge)(int64_t routes, int64_t tasks, int64_t size, const Real* base, const Real* experts,
                 int64_t expert_stride, const Real* routing_weights, Real* out, int64_t out_stride);
 
-  // c[row][PANEL] += left [rows, depth] @ right, of up to PANEL columns: right[strip][depth][LINE].
+  // out = addend + left [rows, depth] @ right, of up to PANEL columns: right[strip][depth][LINE].
   void (*multiply)(int64_t rows, int64_t strips, int64_t depth, Left<Real> left, Strips<const Real*> right,
-                   Real* c, Ahead ahead);
-
-  // c[row][LINE] = left [rows, depth] @ right [depth][LINE].
-  void (*multiply_strip)(int64_t rows, int64_t depth, Left<Real> left, const Real* right, Real* c);
+                   Rows<const Real*> addend, Rows<Real*> out, Ahead ahead);
 
   // Turns assembled [strip][input][LINE] into [strip of inputs][output][LINE], zero beyond the inputs.
   void (*transpose)(int64_t inputs, int64_t strips, const Real* assembled, Real* out);

@@ -37,7 +37,6 @@ constexpr Kernels<Real> make_kernels() {
       .assemble = assemble<Real>,
       .merge = merge<Real>,
       .multiply = multiply<Real>,
-      .multiply_strip = multiply_strip<Real>,
       .transpose = transpose<Real>,
       .contract = contract<Real>,
       .inner_products = inner_products<Real>,

@@ -50,17 +50,18 @@ constexpr int64_t place(int v, int64_t strip_step) {
   return v * LANES<Real> / LINE * strip_step + v * LANES<Real> % LINE;
 }
 
-// c[ROWS, VECTORS] (+)= left @ right, every sum in a register of its own, in the order of k.
-template <typename Real, int ROWS, int VECTORS, bool ADD>
-void multiply_block(int64_t depth, Left<Real> left, Strips<const Real*> right, Real* c, int64_t c_row_stride,
-                    Strips<const char*> ahead, int64_t ahead_step) {
-  using V = Vector<Real, LANES<Real>>;
+// out = addend + left @ right for ROWS by VECTORS, every sum in a register of its own, in the order of k.
+template <typename Real, int ROWS, int VECTORS>
+void multiply_block(int64_t depth, Left<Real> left, Strips<const Real*> right, Rows<const Real*> addend,
+                    Rows<Real*> out, Strips<const char*> ahead, int64_t ahead_step) {
+  constexpr int N = LANES<Real>;
+  using V = Vector<Real, N>;
   V sum[ROWS][VECTORS];
 #pragma GCC unroll 16
   for (int i = 0; i < ROWS; i++) {
 #pragma GCC unroll 8
     for (int v = 0; v < VECTORS; v++) {
-      sum[i][v] = ADD ? read<V>(c + i * c_row_stride + v * LANES<Real>) : V{};
+      sum[i][v] = read<V>(addend.data + i * addend.stride + v * N);
     }
   }
   LeftRows<Real, ROWS> rows(left);
@@ -69,9 +70,7 @@ void multiply_block(int64_t depth, Left<Real> left, Strips<const Real*> right, R
 #pragma GCC unroll 8
     for (int v = 0; v < VECTORS; v++) {
       column[v] = read<V>(right.data + place<Real>(v, right.step));
-      if (ADD && v * LANES<Real> % LINE == 0) {
-        __builtin_prefetch(ahead.data + v * LANES<Real> / LINE * ahead.step, 0, 2);
-      }
+      if (v * N % LINE == 0) __builtin_prefetch(ahead.data + v * N / LINE * ahead.step, 0, 2);
     }
 #pragma GCC unroll 16
     for (int i = 0; i < ROWS; i++) {
@@ -89,7 +88,7 @@ void multiply_block(int64_t depth, Left<Real> left, Strips<const Real*> right, R
   for (int i = 0; i < ROWS; i++) {
 #pragma GCC unroll 8
     for (int v = 0; v < VECTORS; v++) {
-      write(c + i * c_row_stride + v * LANES<Real>, sum[i][v]);
+      write(out.data + i * out.stride + v * N, sum[i][v]);
     }
   }
 }
@@ -106,57 +105,46 @@ inline void for_row_blocks(int64_t rows, F f) {
 }
 
 template <typename Real>
-using Block = decltype(&multiply_block<Real, 1, 2, true>);
+using Block = decltype(&multiply_block<Real, 1, 2>);
 
 // The kernel of a block, null where a narrower one has to do.
-template <typename Real, int ROWS, int VECTORS, bool ADD>
+template <typename Real, int ROWS, int VECTORS>
 constexpr Block<Real> block_kernel() {
   if constexpr (VECTORS <= widest_block<Real>(ROWS)) {
-    return &multiply_block<Real, ROWS, VECTORS, ADD>;
+    return &multiply_block<Real, ROWS, VECTORS>;
   } else {
     return nullptr;
   }
 }
 
-template <typename Real, bool ADD, int... I>
+template <typename Real, int... I>
 constexpr auto multiplication_table(Indices<I...>) {
   struct Table {
-    Block<Real> by_rows[sizeof...(I)][4];
+    Block<Real> by_rows[sizeof...(I)][4];  // of 1, 2, 4 and 8 vectors
   };
-  return Table{{{block_kernel<Real, I + 1, 1, ADD>(), block_kernel<Real, I + 1, 2, ADD>(),
-                 block_kernel<Real, I + 1, 4, ADD>(), block_kernel<Real, I + 1, 8, ADD>()}...}};
+  return Table{{{block_kernel<Real, I + 1, 1>(), block_kernel<Real, I + 1, 2>(),
+                 block_kernel<Real, I + 1, 4>(), block_kernel<Real, I + 1, 8>()}...}};
 }
 
 template <typename Real>
 void multiply(int64_t rows, int64_t strips, int64_t depth, Left<Real> left, Strips<const Real*> right,
-              Real* c, Ahead ahead) {
-  static constexpr auto table = multiplication_table<Real, true>(IndicesUpTo<MAX_ROWS>::type{});
+              Rows<const Real*> addend, Rows<Real*> out, Ahead ahead) {
+  static constexpr auto table = multiplication_table<Real>(IndicesUpTo<MAX_ROWS>::type{});
   const int64_t vectors = strips * LINE / LANES<Real>, blocks = (rows + MAX_ROWS - 1) / MAX_ROWS;
-  const int64_t step = (ahead.bytes + blocks * depth - 1) / max(1, blocks * depth);
+  const int64_t ahead_step = (ahead.bytes + blocks * depth - 1) / max(1, blocks * depth);
   for_row_blocks(rows, [&](int64_t block, int64_t first, int64_t size) {
+    const auto& by_width = table.by_rows[size - 1];
     const Left<Real> block_left = {left.data + first * left.row_stride, left.row_stride, left.depth_stride};
-    for (int64_t v = 0; v < vectors;) {
-      int width = 3;  // 1 << 3 vectors
-      while (table.by_rows[size - 1][width] == nullptr || v + (1 << width) > vectors) width--;
+    int width = 3;
+    for (int64_t v = 0; v < vectors; v += 1 << width) {
+      while (by_width[width] == nullptr || v + (1 << width) > vectors) width--;
       const int64_t column = v * LANES<Real>, strip = column / LINE;
-      table.by_rows[size - 1][width](
+      by_width[width](
           depth, block_left, {right.data + strip * right.step + column % LINE, right.step},
-          c + first * PANEL + column, PANEL,
-          {ahead.strips.data + strip * ahead.strips.step + block * depth * step, ahead.strips.step}, step);
-      v += 1 << width;
-    }
-  });
-}
-
-template <typename Real>
-void multiply_strip(int64_t rows, int64_t depth, Left<Real> left, const Real* right, Real* c) {
-  constexpr int VECTORS = LANES<Real> == LINE ? 1 : 2;
-  static constexpr auto table = multiplication_table<Real, false>(IndicesUpTo<MAX_ROWS>::type{});
-  for_row_blocks(rows, [&](int64_t, int64_t first, int64_t size) {
-    for (int64_t column = 0; column < LINE; column += VECTORS * LANES<Real>) {
-      table.by_rows[size - 1][VECTORS - 1](
-          depth, {left.data + first * left.row_stride, left.row_stride, left.depth_stride},
-          {right + column, 0}, c + first * LINE + column, LINE, {nullptr, 0}, 0);
+          {addend.data + first * addend.stride + column, addend.stride},
+          {out.data + first * out.stride + column, out.stride},
+          {ahead.strips.data + strip * ahead.strips.step + block * depth * ahead_step, ahead.strips.step},
+          ahead_step);
     }
   });
 }

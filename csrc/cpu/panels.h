@@ -83,9 +83,12 @@ void assemble_tile(const Tile<Real>& tile, int64_t strips, int64_t inputs, int64
   }
 }
 
+// Fetches what is in a cache anyway.
+inline Ahead nothing_ahead(const void* near) { return {{static_cast<const char*>(near), 0}, 0}; }
+
 // The share of one route in what is fetched ahead.
-inline Ahead share_of(const Ahead& ahead, int64_t route, int64_t routes, const void* nothing) {
-  if (ahead.bytes == 0) return {{static_cast<const char*>(nothing), 0}, 0};
+inline Ahead share_of(const Ahead& ahead, int64_t route, int64_t routes, const void* near) {
+  if (ahead.bytes == 0) return nothing_ahead(near);
   const int64_t first = ahead.bytes * route / routes, end = ahead.bytes * (route + 1) / routes;
   return {{ahead.strips.data + first, ahead.strips.step}, end - first};
 }

@@ -28,7 +28,7 @@ struct Forward {
   int64_t R, M, D, F, T;
   const Weights<Real>& weights;
   const Real* x;                // [R, M, D]
-  const Real* bias;             // merged, [R, F], or null
+  Rows<const Real*> biases;     // merged, one a route
   const Real* routing_weights;  // [R, T]
   Tensor y;                     // [R, M, F]
 
@@ -41,55 +41,58 @@ struct Forward {
                sums_memory = scratch<Real>(chunk.routes * chunk.rows * PANEL);
     Real* merged = merged_memory.template mutable_data_ptr<Real>();
     Real* sums = sums_memory.template mutable_data_ptr<Real>();
+    // The last tile's sums are the result, where that is of the same type and in whole lines.
+    const bool into_y = dtype_of(y) == real_dtype<Real>() && columns == strips * LINE;
+    Real* y_data = into_y ? y.template mutable_data_ptr<Real>() : nullptr;
 
-    start_from_bias(chunk, column, columns, sums);
     for (int64_t input = 0; input < D; input += step) {
       const int64_t inputs = std::min(step, D - input), size = strips * inputs * LINE;
+      const bool last = input + inputs == D;
       const auto tile =
           weights.tile(strip, strips, input, inputs, tile_memory.template mutable_data_ptr<Real>());
-      const auto next = input + step < D
-                            ? weights.ahead(strip, input + step, std::min(step, D - input - step))
-                            : weights.ahead(strip + strips, 0, std::min(step, D));
+      const auto next = last ? weights.ahead(strip + strips, 0, std::min(step, D))
+                             : weights.ahead(strip, input + step, std::min(step, D - input - step));
       for_groups(chunk, k.routes, [&](int64_t first, int64_t count) {
-        const int64_t route = chunk.first_route + first;
-        assemble_tile(tile, strips, inputs, count, routing_weights + route * T, merged);
-        for (int64_t i = 0; i < count; i++) {
-          const Real* rows = x + ((route + i) * M + chunk.first_row) * D + input;
-          k.multiply(chunk.rows, strips, inputs, {rows, D, 1}, {merged + i * size, inputs * LINE},
-                     sums + (first + i) * chunk.rows * PANEL,
-                     share_of(next, first + i, chunk.routes, merged));
+        assemble_tile(tile, strips, inputs, count, routing_weights + (chunk.first_route + first) * tile.tasks,
+                      merged);
+        for (int64_t i = first; i < first + count; i++) {
+          const int64_t route = chunk.first_route + i, row = route * M + chunk.first_row;
+          const Rows<Real*> route_sums = {sums + i * chunk.rows * PANEL, PANEL};
+          const Rows<const Real*> bias = {biases.data + route * biases.stride + column, 0},
+                                  addend = input == 0 ? bias : Rows<const Real*>{route_sums.data, PANEL};
+          const Rows<Real*> out = last && into_y ? Rows<Real*>{y_data + row * F + column, F} : route_sums;
+          k.multiply(chunk.rows, strips, inputs, {x + row * D + input, D, 1},
+                     {merged + (i - first) * size, inputs * LINE}, addend, out,
+                     share_of(next, i, chunk.routes, merged));
         }
       });
     }
-    for (int64_t i = 0; i < chunk.routes * chunk.rows; i++) {
-      const int64_t row = (chunk.first_route + i / chunk.rows) * M + chunk.first_row + i % chunk.rows;
-      k.store(sums + i * PANEL, columns, offset(y.mutable_data_ptr(), y, row * F + column), dtype_of(y));
-    }
+    if (!into_y) store(chunk, column, columns, sums);
   }
 
-  // sums[route, row] = merged bias of the route
-  void start_from_bias(const Chunk& chunk, int64_t column, int64_t columns, Real* sums) const {
-    std::fill_n(sums, chunk.routes * chunk.rows * PANEL, Real(0));
-    for (int64_t i = 0; bias != nullptr && i < chunk.routes * chunk.rows; i++) {
-      std::copy_n(bias + (chunk.first_route + i / chunk.rows) * F + column, columns, sums + i * PANEL);
+  // y from sums[route][row][PANEL]
+  void store(const Chunk& chunk, int64_t column, int64_t columns, const Real* sums) const {
+    for (int64_t i = 0; i < chunk.routes * chunk.rows; i++) {
+      const int64_t row = (chunk.first_route + i / chunk.rows) * M + chunk.first_row + i % chunk.rows;
+      kernels<Real>().store(sums + i * PANEL, columns, offset(y.mutable_data_ptr(), y, row * F + column),
+                            dtype_of(y));
     }
   }
 };
 
-// bias + sum_t routing_weights[r, t] * task_biases[t]: [R, F], empty without a bias
+// bias + sum_t routing_weights[r, t] * task_biases[t]: [R, F in whole lines], zero without a bias
 template <typename Real>
-Tensor merge_biases(const Tensor& routing_weights, const std::optional<Tensor>& bias,
+Tensor merge_biases(const Tensor& routing_weights, int64_t F, const std::optional<Tensor>& bias,
                     const std::optional<Tensor>& task_biases) {
-  if (!bias) return scratch<Real>(0);
-  const int64_t R = routing_weights.size(0), F = bias->size(0);
-  const auto type = routing_weights.scalar_type();
-  const auto base = bias->to(type).contiguous();
-  const auto experts = task_biases ? task_biases->to(type).contiguous() : base.new_empty({0, F});
-  const auto lambda = task_biases ? routing_weights : routing_weights.new_empty({R, 0});
-  const auto merged = at::empty({R, F}, base.options());
-  kernels<Real>().merge(R, experts.size(0), F, base.template const_data_ptr<Real>(),
-                        experts.template const_data_ptr<Real>(), F, lambda.template const_data_ptr<Real>(),
-                        merged.template mutable_data_ptr<Real>(), F);
+  const int64_t R = routing_weights.size(0), width = round_up(F, LINE);
+  const auto merged = at::zeros({R, width}, routing_weights.options());
+  if (!bias) return merged;
+  const auto base = bias->to(merged.scalar_type()).contiguous();
+  const auto experts =
+      task_biases ? task_biases->to(base.scalar_type()).contiguous() : base.new_empty({0, F});
+  kernels<Real>().merge(
+      R, experts.size(0), F, base.template const_data_ptr<Real>(), experts.template const_data_ptr<Real>(), F,
+      routing_weights.template const_data_ptr<Real>(), merged.template mutable_data_ptr<Real>(), width);
   return merged;
 }
 
@@ -99,8 +102,9 @@ Tensor forward(const Weights<Real>& weights, const Tensor& x, const Tensor& rout
   const int64_t R = x.size(0), M = x.size(1), D = x.size(2), T = routing_weights.size(1);
   const auto type = c10::CppTypeToScalarType<Real>::value;
   const auto rows = x.to(type).contiguous(), lambda = routing_weights.to(type).contiguous();
-  const auto merged_bias = merge_biases<Real>(lambda, bias, task_biases);
+  const auto merged_bias = merge_biases<Real>(lambda, F, bias, task_biases);
   const auto y = at::empty({R, M, F}, x.options());
+  if (D == 0) return y.copy_(merged_bias.narrow(1, 0, F).unsqueeze(1));
   const Forward<Real> problem = {R,
                                  M,
                                  D,
@@ -108,7 +112,7 @@ Tensor forward(const Weights<Real>& weights, const Tensor& x, const Tensor& rout
                                  T,
                                  weights,
                                  rows.template const_data_ptr<Real>(),
-                                 bias ? merged_bias.template const_data_ptr<Real>() : nullptr,
+                                 {merged_bias.template const_data_ptr<Real>(), merged_bias.size(1)},
                                  lambda.template const_data_ptr<Real>(),
                                  y};
   const int64_t panels = ceil_divide(F, PANEL);

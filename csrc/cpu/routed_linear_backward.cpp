@@ -105,11 +105,11 @@ struct Backward {
     assemble_tile(tile, range.strips, range.inputs, count,
                   routing_weights + (chunk.first_route + first) * tile.tasks, merged);
     for (int64_t i = first; i < first + count; i++) {
+      Real* sums = data(buffers.grad_x_sums) + i * chunk.rows * PANEL;
       k.transpose(range.inputs, range.strips, merged + (i - first) * outputs * range.inputs, turned);
       k.multiply(chunk.rows, ceil_divide(range.inputs, LINE), std::min(outputs, F - output),
                  {grad + row_of(chunk, i * chunk.rows) * F + output, F, 1}, {turned, outputs * LINE},
-                 data(buffers.grad_x_sums) + i * chunk.rows * PANEL,
-                 share_of({{nullptr, 0}, 0}, 0, 1, turned));
+                 {sums, PANEL}, {sums, PANEL}, nothing_ahead(turned));
     }
   }
 
@@ -118,6 +118,7 @@ struct Backward {
   void add_routing_sums(const Chunk& chunk, const Tile<Real>& tile, const Range& range, int64_t first,
                         int64_t count, const Buffers& buffers) const {
     const auto& k = kernels<Real>();
+    static constexpr Real zeros[LINE] = {};
     const int64_t size = range.inputs * LINE;
     Real *grad_strip = data(buffers.grad_strip), *products = data(buffers.products);
     for (int64_t s = 0; s < range.strips; s++) {
@@ -125,8 +126,9 @@ struct Backward {
       for (int64_t i = first; i < first + count; i++) {
         const Real* rows = grad + row_of(chunk, i * chunk.rows) * F + output;
         k.pack_strip({rows, real_dtype<Real>(), chunk.rows, outputs, F, 1}, LINE, grad_strip);
-        k.multiply_strip(range.inputs, chunk.rows, {data(buffers.x_panel) + i * chunk.rows * PANEL, 1, PANEL},
-                         grad_strip, products + (i - first) * size);
+        k.multiply(range.inputs, 1, chunk.rows, {data(buffers.x_panel) + i * chunk.rows * PANEL, 1, PANEL},
+                   {grad_strip, 0}, {zeros, 0}, {products + (i - first) * size, LINE},
+                   nothing_ahead(products));
       }
       k.contract(count, T, range.inputs, products, size, tile.experts_of(s), tile.dtype,
                  data(buffers.routing_sums) + first * T * k.lanes);
