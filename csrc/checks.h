@@ -36,9 +36,8 @@ inline std::string describe(std::initializer_list<Dimension> shape) {
   return text.str();
 }
 
-inline void check_shape(const char* op, const char* name, const at::Tensor& tensor,
+inline void check_sizes(const char* op, const char* name, const at::Tensor& tensor,
                         std::initializer_list<Dimension> shape) {
-  check_dtype(op, name, tensor);
   bool fits = tensor.dim() == static_cast<int64_t>(shape.size());
   for (size_t i = 0; fits && i < shape.size(); i++) {
     const auto& size = shape.begin()[i].size;
@@ -46,6 +45,17 @@ inline void check_shape(const char* op, const char* name, const at::Tensor& tens
   }
   TORCH_CHECK_VALUE(fits, op, ": `", name, "` must have shape ", describe(shape), ". Found ",
                     tensor.sym_sizes(), ".");
+}
+
+inline void check_shape(const char* op, const char* name, const at::Tensor& tensor,
+                        std::initializer_list<Dimension> shape) {
+  check_dtype(op, name, tensor);
+  check_sizes(op, name, tensor, shape);
+}
+
+inline void check_integers(const char* op, const char* name, const at::Tensor& tensor, at::ScalarType dtype) {
+  TORCH_CHECK_TYPE(tensor.scalar_type() == dtype, op, ": `", name, "` must be ", dtype, ". Found ",
+                   tensor.scalar_type(), ".");
 }
 
 inline void check_device(const char* op, const char* name, const at::Tensor& tensor, const char* first_name,
@@ -105,6 +115,36 @@ inline WeightSizes check_routed_linear(const char* op, const at::Tensor& x, cons
   return sizes;
 }
 
+inline WeightSizes check_sparse_weights(const char* op, const at::Tensor& weight, const at::Tensor& masks,
+                                        const at::Tensor& values, const at::Tensor& offsets) {
+  check_shape(op, "weight", weight, {{"F / 16"}, {"D"}, {"16", LINE}});
+  const auto strips = weight.sym_size(0), D = weight.sym_size(1);
+  check_integers(op, "masks", masks, at::kShort);
+  check_sizes(op, "masks", masks, {{"F / 16", strips}, {"D", D}, {"T"}});
+  check_tasks(op, masks.sym_size(2));
+  check_shape(op, "values", values, {{"V"}});
+  TORCH_CHECK_VALUE(values.sym_size(0) >= LINE, op, ": `values` must end with ", LINE,
+                    " numbers more than the masks have bits. Found V = ", values.sym_size(0), ".");
+  check_integers(op, "offsets", offsets, at::kLong);
+  check_sizes(op, "offsets", offsets,
+              {{"F / 16", strips}, {"D / 32 rounded up", (D + INPUT_BLOCK - 1) / INPUT_BLOCK}});
+  return {strips * LINE, D, masks.sym_size(2)};
+}
+
+inline WeightSizes check_routed_linear_sparse(const char* op, const at::Tensor& x, const at::Tensor& weight,
+                                              const at::Tensor& masks, const at::Tensor& values,
+                                              const at::Tensor& offsets, const at::Tensor& routing_weights,
+                                              const std::optional<at::Tensor>& bias,
+                                              const std::optional<at::Tensor>& task_biases) {
+  const auto sizes = check_sparse_weights(op, weight, masks, values, offsets);
+  check_device(op, "weight", weight, "x", x);
+  check_device(op, "masks", masks, "x", x);
+  check_device(op, "values", values, "x", x);
+  check_device(op, "offsets", offsets, "x", x);
+  check_routes(op, sizes, x, routing_weights, bias, task_biases);
+  return sizes;
+}
+
 inline void check_biases(const char* op, const std::optional<at::Tensor>& bias,
                          const std::optional<at::Tensor>& task_biases) {
   TORCH_CHECK_VALUE(bias || !task_biases, op, ": `task_biases` need a `bias` that they add to. Found None.");
@@ -134,6 +174,30 @@ inline void check_routed_linear_backward(const at::Tensor& grad, const at::Tenso
   const char* op = "routed_linear_backward";
   const auto sizes =
       check_routed_linear(op, x, weight, task_vectors, routing_weights, std::nullopt, task_biases);
+  check_grad(op, sizes, grad, x);
+}
+
+inline WeightSizes check_routed_linear_sparse_forward(const at::Tensor& x, const at::Tensor& weight,
+                                                      const at::Tensor& masks, const at::Tensor& values,
+                                                      const at::Tensor& offsets,
+                                                      const at::Tensor& routing_weights,
+                                                      const std::optional<at::Tensor>& bias,
+                                                      const std::optional<at::Tensor>& task_biases) {
+  const char* op = "routed_linear_sparse";
+  const auto sizes =
+      check_routed_linear_sparse(op, x, weight, masks, values, offsets, routing_weights, bias, task_biases);
+  check_biases(op, bias, task_biases);
+  return sizes;
+}
+
+inline void check_routed_linear_sparse_backward(const at::Tensor& grad, const at::Tensor& x,
+                                                const at::Tensor& weight, const at::Tensor& masks,
+                                                const at::Tensor& values, const at::Tensor& offsets,
+                                                const at::Tensor& routing_weights,
+                                                const std::optional<at::Tensor>& task_biases) {
+  const char* op = "routed_linear_sparse_backward";
+  const auto sizes = check_routed_linear_sparse(op, x, weight, masks, values, offsets, routing_weights,
+                                                std::nullopt, task_biases);
   check_grad(op, sizes, grad, x);
 }
 

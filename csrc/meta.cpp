@@ -19,14 +19,37 @@ Tensor routed_linear(const Tensor& x, const Tensor& weight, const Tensor& task_v
   return at::empty_symint({x.sym_size(0), x.sym_size(1), sizes.F}, x.options());
 }
 
+std::tuple<Tensor, Tensor> empty_gradients(const Tensor& x, const Tensor& routing_weights,
+                                           std::array<bool, 2> output_mask) {
+  return {output_mask[0] ? at::empty_symint(x.sym_sizes(), x.options()) : at::empty({0}, x.options()),
+          output_mask[1] ? at::empty_symint(routing_weights.sym_sizes(), routing_weights.options())
+                         : at::empty({0}, routing_weights.options())};
+}
+
 std::tuple<Tensor, Tensor> routed_linear_backward(const Tensor& grad, const Tensor& x, const Tensor& weight,
                                                   const Tensor& task_vectors, const Tensor& routing_weights,
                                                   const std::optional<Tensor>& task_biases,
                                                   std::array<bool, 2> output_mask) {
   check_routed_linear_backward(grad, x, weight, task_vectors, routing_weights, task_biases);
-  return {output_mask[0] ? at::empty_symint(x.sym_sizes(), x.options()) : at::empty({0}, x.options()),
-          output_mask[1] ? at::empty_symint(routing_weights.sym_sizes(), routing_weights.options())
-                         : at::empty({0}, routing_weights.options())};
+  return empty_gradients(x, routing_weights, output_mask);
+}
+
+Tensor routed_linear_sparse(const Tensor& x, const Tensor& weight, const Tensor& masks, const Tensor& values,
+                            const Tensor& offsets, const Tensor& routing_weights,
+                            const std::optional<Tensor>& bias, const std::optional<Tensor>& task_biases) {
+  const auto sizes = check_routed_linear_sparse_forward(x, weight, masks, values, offsets, routing_weights,
+                                                        bias, task_biases);
+  return at::empty_symint({x.sym_size(0), x.sym_size(1), sizes.F}, x.options());
+}
+
+std::tuple<Tensor, Tensor> routed_linear_sparse_backward(const Tensor& grad, const Tensor& x,
+                                                         const Tensor& weight, const Tensor& masks,
+                                                         const Tensor& values, const Tensor& offsets,
+                                                         const Tensor& routing_weights,
+                                                         const std::optional<Tensor>& task_biases,
+                                                         std::array<bool, 2> output_mask) {
+  check_routed_linear_sparse_backward(grad, x, weight, masks, values, offsets, routing_weights, task_biases);
+  return empty_gradients(x, routing_weights, output_mask);
 }
 
 Tensor merge_weights(const Tensor& base, const Tensor& task_vectors, const Tensor& routing_weights) {
@@ -47,6 +70,8 @@ Tensor merge_weights_backward(const Tensor& grad, const Tensor& task_vectors) {
 TORCH_LIBRARY_IMPL(wemoe, Meta, m) {
   m.impl("routed_linear", &routed_linear);
   m.impl("routed_linear_backward", &routed_linear_backward);
+  m.impl("routed_linear_sparse", &routed_linear_sparse);
+  m.impl("routed_linear_sparse_backward", &routed_linear_sparse_backward);
   m.impl("merge_weights", &merge_weights);
   m.impl("merge_weights_backward", &merge_weights_backward);
 }

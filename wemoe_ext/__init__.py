@@ -11,6 +11,13 @@ from wemoe_ext import _library
 _C = _library.load()
 
 from wemoe_ext.ops import merge_weights, routed_linear  # noqa: E402 - the library registers what ops describes
+from wemoe_ext.packing import (  # noqa: E402
+    SparseTaskVectors,
+    expand_task_vectors,
+    pack_sparse_task_vectors,
+    pack_task_vectors,
+    unpack_task_vectors,
+)
 
 __version__ = version("wemoe")
 
@@ -25,4 +32,14 @@ def build_info() -> dict[str, Any]:
     return info
 
 
-__all__ = ["__version__", "build_info", "merge_weights", "routed_linear"]
+__all__ = [
+    "SparseTaskVectors",
+    "__version__",
+    "build_info",
+    "expand_task_vectors",
+    "merge_weights",
+    "pack_sparse_task_vectors",
+    "pack_task_vectors",
+    "routed_linear",
+    "unpack_task_vectors",
+]

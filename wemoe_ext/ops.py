@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from wemoe_ext import _C  # noqa: F401  loading the library registers the ops
+from wemoe_ext.packing import SparseTaskVectors
 
 
 def routed_linear(
     x: Tensor,
     weight: Tensor,
-    task_vectors: Tensor,
+    task_vectors: Tensor | SparseTaskVectors,
     routing_weights: Tensor,
     bias: Tensor | None = None,
     task_biases: Tensor | None = None,
@@ -31,10 +32,14 @@ def routed_linear(
     last bit. Sums are taken in float32, in float64 if ``x`` is. Under autocast ``x`` is cast, weights are not.
     Weights, task vectors and biases are frozen: gradients reach ``x`` and ``routing_weights`` alone.
 
+    Weights that stay are best packed once (:mod:`wemoe_ext.packing`): on a CPU every call is faster, and task vectors
+    that are mostly zero may be sparse. A device without kernels of its own unpacks and expands them at every call.
+
     Args:
         x: Input, ``[R, M, D]``: ``M`` rows for each of ``R`` routes. The output has its dtype.
-        weight: Base weight ``W``, ``[F, D]``.
-        task_vectors: Task vectors ``tau``, ``[T, F, D]``.
+        weight: Base weight ``W``, ``[F, D]``, or packed, ``[F / 16, D, 16]``.
+        task_vectors: Task vectors ``tau``, ``[T, F, D]``; beside a packed weight packed, ``[F / 16, D, T, 16]``,
+            or sparse.
         routing_weights: Routing weights ``lambda``, ``[R, T]``; any sign, any size.
         bias: Base bias ``b``, ``[F]``.
         task_biases: Task vectors ``beta`` of the bias, ``[T, F]``; they need a ``bias``.
@@ -47,8 +52,13 @@ def routed_linear(
         TypeError: If a dtype is not float32, float64, bfloat16 or float16.
         RuntimeError: If a gradient of a frozen argument, or a second derivative, is asked for.
     """
+    x = _autocast(x)
+    if isinstance(task_vectors, SparseTaskVectors):
+        return torch.ops.wemoe.routed_linear_sparse(  # type: ignore[no-any-return]
+            x, weight, *task_vectors, routing_weights, bias, task_biases
+        )
     return torch.ops.wemoe.routed_linear(  # type: ignore[no-any-return]
-        _autocast(x), weight, task_vectors, routing_weights, bias, task_biases
+        x, weight, task_vectors, routing_weights, bias, task_biases
     )
 
 
@@ -87,36 +97,38 @@ def _autocast(x: Tensor) -> Tensor:
     return x
 
 
-def _refuse_frozen(ctx: Any, op: str, **positions: int) -> None:
-    for name, position in positions.items():
-        if ctx.needs_input_grad[position]:
+def _refuse_frozen(ctx: Any, op: str, names: tuple[str, ...], trained: tuple[str, ...]) -> None:
+    for position, name in enumerate(names):
+        if ctx.needs_input_grad[position] and name not in trained:
             raise RuntimeError(
                 f"{op}: `{name}` is frozen and has no gradient, but it requires one: detach it or call "
                 f"`requires_grad_(False)`. Gradients reach the routing weights (and the input) alone."
             )
 
 
-def _refuse_double_backward(op: str) -> None:
-    def backward(ctx: Any, *grads: Tensor) -> None:
-        raise RuntimeError(f"{op}: has no second derivative; call backward without `create_graph=True`.")
+def _register_routed_linear(op: str, *weights: str) -> None:
+    """Registers the autograd of an op whose arguments are x, the weights, routing weights and biases."""
+    names = ("x", *weights, "routing_weights", "bias", "task_biases")
+    trained = ("x", "routing_weights")
+    x, routing_weights, bias = (names.index(name) for name in (*trained, "bias"))
 
-    torch.library.register_autograd(f"wemoe::{op}_backward", backward)
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _refuse_frozen(ctx, op, names, trained)
+        ctx.save_for_backward(*inputs[:bias], *inputs[bias + 1 :])
 
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        needs = [ctx.needs_input_grad[x], ctx.needs_input_grad[routing_weights]]
+        run = getattr(torch.ops.wemoe, f"{op}_backward")
+        grads = zip((x, routing_weights), run(grad, *ctx.saved_tensors, needs), needs, strict=True)
+        found = {position: gradient for position, gradient, needed in grads if needed}
+        return tuple(found.get(position) for position in range(len(names)))
 
-def _routed_linear_setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _refuse_frozen(ctx, "routed_linear", weight=1, task_vectors=2, bias=4, task_biases=5)
-    x, weight, task_vectors, routing_weights, _, task_biases = inputs
-    ctx.save_for_backward(x, weight, task_vectors, routing_weights, task_biases)
-
-
-def _routed_linear_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    needs = [ctx.needs_input_grad[0], ctx.needs_input_grad[3]]
-    grad_x, grad_routing_weights = torch.ops.wemoe.routed_linear_backward(grad, *ctx.saved_tensors, needs)
-    return grad_x if needs[0] else None, None, None, grad_routing_weights if needs[1] else None, None, None
+    torch.library.register_autograd(f"wemoe::{op}", backward, setup_context=setup_context)
 
 
 def _merge_weights_setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _refuse_frozen(ctx, "merge_weights", base=0, task_vectors=1)
+    names = ("base", "task_vectors", "routing_weights")
+    _refuse_frozen(ctx, "merge_weights", names, trained=("routing_weights",))
     _, task_vectors, routing_weights = inputs
     ctx.save_for_backward(task_vectors)
     ctx.routing_dtype = routing_weights.dtype
@@ -127,11 +139,17 @@ def _merge_weights_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]
     return None, None, torch.ops.wemoe.merge_weights_backward(grad, task_vectors).to(ctx.routing_dtype)
 
 
-torch.library.register_autograd(
-    "wemoe::routed_linear", _routed_linear_backward, setup_context=_routed_linear_setup_context
-)
+def _refuse_double_backward(op: str) -> None:
+    def backward(ctx: Any, *grads: Tensor) -> None:
+        raise RuntimeError(f"{op}: has no second derivative; call backward without `create_graph=True`.")
+
+    torch.library.register_autograd(f"wemoe::{op}_backward", backward)
+
+
+_register_routed_linear("routed_linear", "weight", "task_vectors")
+_register_routed_linear("routed_linear_sparse", "weight", "masks", "values", "offsets")
 torch.library.register_autograd(
     "wemoe::merge_weights", _merge_weights_backward, setup_context=_merge_weights_setup_context
 )
-_refuse_double_backward("routed_linear")
-_refuse_double_backward("merge_weights")
+for _op in ("routed_linear", "routed_linear_sparse", "merge_weights"):
+    _refuse_double_backward(_op)

@@ -3,16 +3,22 @@
 import torch
 from torch import Tensor
 
+from wemoe_ext.packing import SparseTaskVectors, expand_task_vectors, unpack_task_vectors
+
 
 def routed_linear(
     x: Tensor,
     weight: Tensor,
-    task_vectors: Tensor,
+    task_vectors: Tensor | SparseTaskVectors,
     routing_weights: Tensor,
     bias: Tensor | None = None,
     task_biases: Tensor | None = None,
 ) -> Tensor:
     """See :func:`wemoe_ext.ops.routed_linear`."""
+    if isinstance(task_vectors, SparseTaskVectors):
+        task_vectors = expand_task_vectors(task_vectors)
+    if weight.dim() == 3:
+        weight, task_vectors = unpack_task_vectors(weight, task_vectors)
     dtype = _compute_dtype(x)
     merged_weight = merge_weights(weight.to(dtype), task_vectors, routing_weights)  # [R, F, D]
     y = torch.einsum("rmd,rfd->rmf", x.to(dtype), merged_weight)

@@ -79,11 +79,31 @@ std::tuple<Tensor, Tensor> routed_linear_backward(const Tensor& grad, const Tens
                          : at::empty({0}, routing_weights.options())};
 }
 
+Tensor routed_linear_sparse(const Tensor& x, const Tensor& weight, const Tensor& masks, const Tensor& values,
+                            const Tensor& offsets, const Tensor& routing_weights,
+                            const std::optional<Tensor>& bias, const std::optional<Tensor>& task_biases) {
+  check_routed_linear_sparse_forward(x, weight, masks, values, offsets, routing_weights, bias, task_biases);
+  return routed_linear(x, weight, expand_task_vectors(masks, values), routing_weights, bias, task_biases);
+}
+
+std::tuple<Tensor, Tensor> routed_linear_sparse_backward(const Tensor& grad, const Tensor& x,
+                                                         const Tensor& weight, const Tensor& masks,
+                                                         const Tensor& values, const Tensor& offsets,
+                                                         const Tensor& routing_weights,
+                                                         const std::optional<Tensor>& task_biases,
+                                                         std::array<bool, 2> output_mask) {
+  check_routed_linear_sparse_backward(grad, x, weight, masks, values, offsets, routing_weights, task_biases);
+  return routed_linear_backward(grad, x, weight, expand_task_vectors(masks, values), routing_weights,
+                                task_biases, output_mask);
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(wemoe, CompositeExplicitAutograd, m) {
   m.impl("routed_linear", &routed_linear);
   m.impl("routed_linear_backward", &routed_linear_backward);
+  m.impl("routed_linear_sparse", &routed_linear_sparse);
+  m.impl("routed_linear_sparse_backward", &routed_linear_sparse_backward);
 }
 
 }  // namespace wemoe::composite

@@ -131,8 +131,22 @@ Tensor routed_linear(const Tensor& x, const Tensor& weight, const Tensor& task_v
   });
 }
 
+Tensor routed_linear_sparse(const Tensor& x, const Tensor& weight, const Tensor& masks, const Tensor& values,
+                            const Tensor& offsets, const Tensor& routing_weights,
+                            const std::optional<Tensor>& bias, const std::optional<Tensor>& task_biases) {
+  const auto sizes = check_routed_linear_sparse_forward(x, weight, masks, values, offsets, routing_weights,
+                                                        bias, task_biases);
+  const int64_t F = sizes.F.guard_int(__FILE__, __LINE__);
+  return with_sparse_weights(x, weight, masks, values, offsets, [&](const auto& weights) {
+    return forward(weights, x, routing_weights, F, bias, task_biases);
+  });
+}
+
 }  // namespace
 
-TORCH_LIBRARY_IMPL(wemoe, CPU, m) { m.impl("routed_linear", &routed_linear); }
+TORCH_LIBRARY_IMPL(wemoe, CPU, m) {
+  m.impl("routed_linear", &routed_linear);
+  m.impl("routed_linear_sparse", &routed_linear_sparse);
+}
 
 }  // namespace wemoe::cpu

@@ -217,8 +217,23 @@ std::tuple<Tensor, Tensor> routed_linear_backward(const Tensor& grad, const Tens
   });
 }
 
+std::tuple<Tensor, Tensor> routed_linear_sparse_backward(const Tensor& grad, const Tensor& x,
+                                                         const Tensor& weight, const Tensor& masks,
+                                                         const Tensor& values, const Tensor& offsets,
+                                                         const Tensor& routing_weights,
+                                                         const std::optional<Tensor>& task_biases,
+                                                         std::array<bool, 2> output_mask) {
+  check_routed_linear_sparse_backward(grad, x, weight, masks, values, offsets, routing_weights, task_biases);
+  return with_sparse_weights(x, weight, masks, values, offsets, [&](const auto& weights) {
+    return backward(weights, grad, x, routing_weights, task_biases, output_mask);
+  });
+}
+
 }  // namespace
 
-TORCH_LIBRARY_IMPL(wemoe, CPU, m) { m.impl("routed_linear_backward", &routed_linear_backward); }
+TORCH_LIBRARY_IMPL(wemoe, CPU, m) {
+  m.impl("routed_linear_backward", &routed_linear_backward);
+  m.impl("routed_linear_sparse_backward", &routed_linear_sparse_backward);
+}
 
 }  // namespace wemoe::cpu

@@ -5,6 +5,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <bit>
 #include <vector>
 
 #include "checks.h"
@@ -109,12 +110,10 @@ class SparseWeights : public Weights<Real> {
     const int64_t size = inputs * T() * LINE;
     Real* experts = scratch + base_.scratch_size(strips, inputs);
     for (int64_t s = 0; s < strips; s++) {
-      const int64_t first = (strip + s) * masks_.size(1) + input;
-      const int64_t value =
-          offsets_.const_data_ptr<int64_t>()[(strip + s) * offsets_.size(1) + input / INPUT_BLOCK];
-      kernels<Real>().expand(
-          inputs * T(), reinterpret_cast<const uint16_t*>(masks_.const_data_ptr<int16_t>()) + first * T(),
-          offset(values_.const_data_ptr(), values_, value), dtype_of(values_), experts + s * size);
+      const auto* masks = masks_.const_data_ptr<int16_t>() + ((strip + s) * masks_.size(1) + input) * T();
+      kernels<Real>().expand(inputs * T(), reinterpret_cast<const uint16_t*>(masks),
+                             values_of(strip + s, input, masks, inputs * T()), dtype_of(values_),
+                             experts + s * size);
     }
     return {base_.tile(strip, strips, input, inputs, scratch).base,
             {reinterpret_cast<const char*>(experts), size * static_cast<int64_t>(sizeof(Real))},
@@ -124,6 +123,19 @@ class SparseWeights : public Weights<Real> {
 
  private:
   int64_t T() const { return masks_.size(2); }
+
+  // Where the values of some masks start, after a check that there are as many as the masks have bits.
+  const void* values_of(int64_t strip, int64_t input, const int16_t* masks, int64_t count) const {
+    const int64_t first = offsets_.const_data_ptr<int64_t>()[strip * offsets_.size(1) + input / INPUT_BLOCK];
+    int64_t size = LINE;  // what may be read beyond the last value
+    for (int64_t i = 0; i < count; i++) size += std::popcount(static_cast<uint16_t>(masks[i]));
+    TORCH_CHECK_VALUE(
+        first >= 0 && first <= values_.numel() - size,
+        "routed_linear_sparse: `offsets` must be where `values` holds one number for each bit of "
+        "`masks`, and ",
+        LINE, " more. Found offset ", first, " of ", size, " numbers in ", values_.numel(), ".");
+    return offset(values_.const_data_ptr(), values_, first);
+  }
 
   const PackedWeights<Real> base_;
   const at::Tensor masks_;    // [F / LINE, D, T], a bit for each output of a line
@@ -189,6 +201,15 @@ auto with_weights(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
   const auto plain_task_vectors = is_packed(weight) ? unpack_task_vectors(task_vectors) : task_vectors;
   if (twice) return f(UnpackedWeights<double>(plain_weight, plain_task_vectors));
   return f(UnpackedWeights<float>(plain_weight, plain_task_vectors));
+}
+
+template <typename F>
+auto with_sparse_weights(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& masks,
+                         const at::Tensor& values, const at::Tensor& offsets, F f) {
+  if (compute_type(x) != at::kDouble && compute_type(values) != at::kDouble) {
+    return f(SparseWeights<float>(weight, masks, values, offsets));
+  }
+  return with_weights(x, weight, expand_task_vectors(masks, values), f);
 }
 
 }  // namespace wemoe::cpu
