@@ -127,14 +127,14 @@ void prefetch(Matrix m) {
 #if WEMOE_VECTOR_BYTES >= 32
 // For each byte of a mask, which of the next values falls to each lane; negative where none does.
 struct ExpandTable {
-  int8_t value[256][8];
+  int32_t value[256][8];
 };
 
 constexpr ExpandTable make_expand_table() {
   ExpandTable table{};
   for (int byte = 0; byte < 256; byte++) {
     for (int lane = 0, next = 0; lane < 8; lane++) {
-      table.value[byte][lane] = static_cast<int8_t>(byte >> lane & 1 ? next++ : -1);
+      table.value[byte][lane] = byte >> lane & 1 ? next++ : -1;
     }
   }
   return table;
@@ -146,7 +146,7 @@ template <typename Source>
 inline void spread_values(int byte, const Source* values, float* out) {
 #if WEMOE_VECTOR_BYTES >= 32
   static constexpr ExpandTable table = make_expand_table();
-  const auto lanes = __builtin_convertvector(read<Vector<int8_t, 8>>(table.value[byte]), Vector<int32_t, 8>);
+  const auto lanes = read<Vector<int32_t, 8>>(table.value[byte]);
   const auto spread = __builtin_shuffle(load<float, 8>(values), lanes);
   write(out, lanes >= 0 ? spread : Vector<float, 8>{});
 #else
@@ -158,16 +158,20 @@ inline void spread_values(int byte, const Source* values, float* out) {
 
 template <typename Real, typename Source>
 const Source* expand_values(int64_t count, const uint16_t* masks, const Source* values, Real* out) {
-  for (int64_t i = 0; i < 2 * count; i++) {
-    const int byte = masks[i / 2] >> i % 2 * 8 & 0xff;
-    if constexpr (sizeof(Real) == sizeof(float)) {
-      spread_values(byte, values, out + i * 8);
-    } else {
-      float spread[8];
-      spread_values(byte, values, spread);
-      convert<Real>(spread, 8, out + i * 8);
+  for (int64_t i = 0; i < count; i++) {
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; half++) {
+      const int byte = masks[i] >> 8 * half & 0xff;
+      Real* lanes = out + i * LINE + 8 * half;
+      if constexpr (sizeof(Real) == sizeof(float)) {
+        spread_values(byte, values, lanes);
+      } else {
+        float spread[8];
+        spread_values(byte, values, spread);
+        convert<Real>(spread, 8, lanes);
+      }
+      values += __builtin_popcount(byte);
     }
-    values += __builtin_popcount(byte);
   }
   return values;
 }

@@ -1,12 +1,14 @@
 """Routed layers: linear maps and MLPs whose weights are assembled for every sample, W0 + sum_t lambda_t(x) tau_t.
 
 Base weights and task vectors are frozen parameters; only routers require gradients. The assembly happens tile by tile
-inside `wemoe_ext.routed_linear`: the weights of a whole batch never exist in memory.
+inside `wemoe_ext.routed_linear`: the weights of a whole batch never exist in memory. On a CPU frozen weights live
+packed, in the order in which the assembly reads them; state dicts and saved files hold them in their plain shapes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +17,18 @@ from wemoe.mlps import MLPParts, find_mlp_parts, same_parts
 from wemoe.routers import Router, build_router
 from wemoe.task_vectors import Experts, check_experts, name_experts, stack_task_vectors
 from wemoe.token_masks import current_token_mask
-from wemoe_ext import routed_linear
+from wemoe_ext import pack_task_vectors, routed_linear, unpack_task_vectors
+from wemoe_ext.packing import LINE
 
 
 class RoutedLinear(nn.Module):
     """A linear map y = x (W0 + sum_t lambda_t tau_t)^T + b0 + sum_t lambda_t beta_t.
+
+    Attributes:
+        weight: W0, [F, D]; packed [F / 16, D, 16].
+        task_vectors: tau, [T, F, D]; packed [F / 16, D, T, 16].
+        bias: b0, [F], or None.
+        task_biases: beta, [T, F], or None.
 
     Args:
         in_features: D.
@@ -44,6 +53,9 @@ class RoutedLinear(nn.Module):
         def frozen(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.empty(shape, dtype=dtype, device=device), requires_grad=False)
 
+        self.in_features = in_features
+        self.out_features = out_features
+        self.num_tasks = num_tasks
         self.weight = frozen(out_features, in_features)
         self.task_vectors = frozen(num_tasks, out_features, in_features)
         self.bias = frozen(out_features) if bias else None
@@ -59,16 +71,60 @@ class RoutedLinear(nn.Module):
         if layer.bias is not None and layer.task_biases is not None:
             layer.bias.data.copy_(bias.detach())
             layer.task_biases.data = stack_task_vectors(bias, [expert.bias for expert in experts])
+        layer.pack()
         return layer
 
     def forward(self, x: Tensor, routing_weights: Tensor) -> Tensor:
         """Map x [R, M, D] by the weights of routing weights [R, T] to [R, M, F]."""
         return routed_linear(x, self.weight, self.task_vectors, routing_weights, self.bias, self.task_biases)
 
+    @property
+    def is_packed(self) -> bool:
+        """Whether the frozen weights are packed."""
+        return self.weight.dim() == 3
+
+    def pack(self) -> None:
+        """Pack the frozen weights in place where that makes them faster: on a CPU, F a multiple of 16, not fp64.
+
+        Layers that are made, loaded or moved pack themselves; elsewhere they are unpacked again.
+        """
+        weight = self.weight
+        packable = weight.device.type == "cpu" and self.out_features % LINE == 0 and weight.dtype != torch.float64
+        if packable and not self.is_packed:
+            self._rearrange(pack_task_vectors)
+        elif not packable:
+            self.unpack()
+
+    def unpack(self) -> None:
+        """Give the frozen weights their plain shapes, [F, D] and [T, F, D], in place."""
+        if self.is_packed:
+            self._rearrange(unpack_task_vectors)
+
+    def _rearrange(self, layout: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> None:
+        self.weight.data, self.task_vectors.data = layout(self.weight.data, self.task_vectors.data)
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.pack()
+        return self
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.is_packed:
+            plain = unpack_task_vectors(self.weight.detach(), self.task_vectors.detach())
+            destination[f"{prefix}weight"], destination[f"{prefix}task_vectors"] = plain
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self.unpack()
+        super()._load_from_state_dict(*args)
+        self.pack()
+
     def extra_repr(self) -> str:
         """Show the sizes: D, F, T and whether there is a bias."""
-        tasks, outputs, inputs = self.task_vectors.shape
-        return f"in_features={inputs}, out_features={outputs}, tasks={tasks}, bias={self.bias is not None}"
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, tasks={self.num_tasks}, "
+            f"bias={self.bias is not None}"
+        )
 
 
 class RoutedMLP(nn.Module):
@@ -120,7 +176,7 @@ class RoutedMLP(nn.Module):
         Raises:
             ValueError: `hidden_states` is not [B, N, D] with the D of this layer.
         """
-        width = self.up.weight.shape[1]
+        width = self.up.in_features
         if hidden_states.dim() != 3 or hidden_states.shape[-1] != width:
             raise ValueError(f"hidden_states must be [B, N, D] with D = {width}; found {tuple(hidden_states.shape)}")
         routing_weights = self.router(hidden_states, current_token_mask())  # [R, T], R = B or 1

@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from wemoe.config import FORMAT_VERSION, RoutingConfig
+from wemoe.layers import RoutedLinear
 from wemoe.routed_classes import RoutedModel
 from wemoe.safe_tensors import read_tensors
 from wemoe.saving import MODEL_TYPE, WEIGHTS_GLOB
@@ -115,3 +116,6 @@ def _load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -
         for name, tensor in weights.items():
             place = places[name]
             place.data = tensor.to(place.device)
+    for module in model.modules():
+        if isinstance(module, RoutedLinear):
+            module.pack()
