@@ -12,6 +12,7 @@ from torch._subclasses import FakeTensorMode
 from torch.library import opcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from routed import assert_matches_reference, composite_routed_linear, with_gradients
 from wemoe_ext import build_info, ops, reference, routed_linear
 from wemoe_ext.testing import DTYPES, SHAPES, Shape, assert_close, routed_linear_inputs
 
@@ -22,47 +23,9 @@ shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
-def composite_routed_linear(x, *arguments):
-    """The implementation of devices without kernels of their own, on the CPU, with its own gradient."""
-
-    class Function(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x, weight, task_vectors, routing_weights, bias, task_biases):
-            ctx.save_for_backward(x, weight, task_vectors, routing_weights, task_biases)
-            return call_composite("routed_linear", x, weight, task_vectors, routing_weights, bias, task_biases)
-
-        @staticmethod
-        def backward(ctx, grad):
-            needs = [ctx.needs_input_grad[0], ctx.needs_input_grad[3]]
-            grad_x, grad_routing = call_composite("routed_linear_backward", grad, *ctx.saved_tensors, needs)
-            return grad_x, None, None, grad_routing, None, None
-
-    return Function.apply(x, *arguments)
-
-
-def call_composite(name, *arguments):
-    op = getattr(torch.ops.wemoe, name).default
-    return op._op_dk(torch._C.DispatchKey.CompositeExplicitAutograd, *arguments)
-
-
 implementations = pytest.mark.parametrize(
     "implementation", [routed_linear, composite_routed_linear], ids=["cpu", "composite"]
 )
-
-
-def with_gradients(function, inputs):
-    """Output, gradient of x and gradient of the routing weights, for a gradient that tells elements apart."""
-    x = inputs.x.detach().requires_grad_()
-    routing_weights = inputs.routing_weights.detach().requires_grad_()
-    y = function(*inputs._replace(x=x, routing_weights=routing_weights))
-    grad = torch.linspace(-1, 2, y.numel()).view_as(y).to(y.dtype)
-    return y.detach(), *torch.autograd.grad(y, (x, routing_weights), grad)
-
-
-def assert_matches_reference(function, inputs):
-    actual, expected = with_gradients(function, inputs), with_gradients(reference.routed_linear, inputs)
-    for name, result, truth in zip(("y", "grad_x", "grad_routing_weights"), actual, expected, strict=True):
-        assert_close(name, result, truth)
 
 
 def test_reference_has_the_same_signatures():
@@ -437,11 +400,12 @@ def test_every_instruction_set_matches_the_reference(isa):
     assert active.stdout.strip() == isa, active.stderr
     if isa == build_info()["cpu_instruction_set"]:
         return  # all tests here are its tests
-    checks = run_python(f"import sys, pytest; sys.exit(pytest.main(['-q', {__file__!r}, '-k', '{KERNEL_TESTS}']))", isa)
+    files = [__file__, str(Path(__file__).with_name("test_packing.py"))]
+    checks = run_python(f"import sys, pytest; sys.exit(pytest.main(['-q', *{files}, '-k', '{KERNEL_TESTS}']))", isa)
     assert checks.returncode == 0, checks.stdout
 
 
-KERNEL_TESTS = "cpu and (matches_reference or dtype or strides) or depend or half_precision"
+KERNEL_TESTS = "cpu and (matches_reference or dtype or strides) or depend or half_precision or last_bit"
 
 
 def test_unknown_instruction_set_is_an_error():

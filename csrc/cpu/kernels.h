@@ -87,10 +87,11 @@ struct Kernels {
   void (*inner_products)(int64_t routes, int64_t tasks, int64_t size, const Real* g, int64_t g_stride,
                          const Real* experts, int64_t expert_stride, Real* sums);
 
-  // out[i] = the next value where bit i of the masks is set, otherwise zero; a mask for each LINE numbers.
-  // Returns what follows the last value.
-  const void* (*expand)(int64_t masks_size, const uint16_t* masks, const void* values, Dtype dtype,
-                        Real* out);
+  // The bits that are set in some masks, of LINE bits each.
+  int64_t (*count_bits)(int64_t size, const uint16_t* masks);
+
+  // out[i] = the next value where bit i of the masks is set, otherwise zero; may read LINE values beyond.
+  void (*expand)(int64_t size, const uint16_t* masks, const void* values, Dtype dtype, Real* out);
 
   // Conversion alone.
   void (*load)(const void* source, Dtype dtype, int64_t size, Real* out);

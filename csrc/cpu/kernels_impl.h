@@ -40,6 +40,7 @@ constexpr Kernels<Real> make_kernels() {
       .transpose = transpose<Real>,
       .contract = contract<Real>,
       .inner_products = inner_products<Real>,
+      .count_bits = count_bits,
       .expand = expand<Real>,
       .load = load_row<Real>,
       .store = store_row<Real>,

@@ -156,31 +156,36 @@ inline void spread_values(int byte, const Source* values, float* out) {
 #endif
 }
 
-template <typename Real, typename Source>
-const Source* expand_values(int64_t count, const uint16_t* masks, const Source* values, Real* out) {
-  for (int64_t i = 0; i < count; i++) {
+template <typename Real>
+void expand(int64_t size, const uint16_t* masks, const void* values, Dtype dtype, Real* out) {
+  with_expert_type<float>(values, dtype, [&](auto* next) {
+    for (int64_t i = 0; i < size; i++) {
 #pragma GCC unroll 2
-    for (int half = 0; half < 2; half++) {
-      const int byte = masks[i] >> 8 * half & 0xff;
-      Real* lanes = out + i * LINE + 8 * half;
-      if constexpr (sizeof(Real) == sizeof(float)) {
-        spread_values(byte, values, lanes);
-      } else {
-        float spread[8];
-        spread_values(byte, values, spread);
-        convert<Real>(spread, 8, lanes);
+      for (int half = 0; half < 2; half++) {
+        const int byte = masks[i] >> 8 * half & 0xff;
+        Real* lanes = out + i * LINE + 8 * half;
+        if constexpr (sizeof(Real) == sizeof(float)) {
+          spread_values(byte, next, lanes);
+        } else {
+          float spread[8];
+          spread_values(byte, next, spread);
+          convert<Real>(spread, 8, lanes);
+        }
+        next += __builtin_popcount(byte);
       }
-      values += __builtin_popcount(byte);
     }
-  }
-  return values;
+  });
 }
 
-template <typename Real>
-const void* expand(int64_t count, const uint16_t* masks, const void* values, Dtype dtype, Real* out) {
-  const void* end = values;
-  with_expert_type<float>(values, dtype, [&](auto* typed) { end = expand_values(count, masks, typed, out); });
-  return end;
+int64_t count_bits(int64_t size, const uint16_t* masks) {
+  int64_t bits = 0, i = 0;
+  for (; i + 4 <= size; i += 4) {
+    bits += __builtin_popcountll(read<uint64_t>(masks + i));
+  }
+  for (; i < size; i++) {
+    bits += __builtin_popcount(masks[i]);
+  }
+  return bits;
 }
 
 }  // namespace

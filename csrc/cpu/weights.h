@@ -110,10 +110,7 @@ class SparseWeights : public Weights<Real> {
     const int64_t size = inputs * T() * LINE;
     Real* experts = scratch + base_.scratch_size(strips, inputs);
     for (int64_t s = 0; s < strips; s++) {
-      const auto* masks = masks_.const_data_ptr<int16_t>() + ((strip + s) * masks_.size(1) + input) * T();
-      kernels<Real>().expand(inputs * T(), reinterpret_cast<const uint16_t*>(masks),
-                             values_of(strip + s, input, masks, inputs * T()), dtype_of(values_),
-                             experts + s * size);
+      expand(strip + s, input, inputs, experts + s * size);
     }
     return {base_.tile(strip, strips, input, inputs, scratch).base,
             {reinterpret_cast<const char*>(experts), size * static_cast<int64_t>(sizeof(Real))},
@@ -124,17 +121,24 @@ class SparseWeights : public Weights<Real> {
  private:
   int64_t T() const { return masks_.size(2); }
 
-  // Where the values of some masks start, after a check that there are as many as the masks have bits.
-  const void* values_of(int64_t strip, int64_t input, const int16_t* masks, int64_t count) const {
-    const int64_t first = offsets_.const_data_ptr<int64_t>()[strip * offsets_.size(1) + input / INPUT_BLOCK];
-    int64_t size = LINE;  // what may be read beyond the last value
-    for (int64_t i = 0; i < count; i++) size += std::popcount(static_cast<uint16_t>(masks[i]));
+  void expand(int64_t strip, int64_t input, int64_t inputs, Real* out) const {
+    const auto& k = kernels<Real>();
+    const int64_t first = strip * masks_.size(1) + input, size = inputs * T();
+    const auto* masks = reinterpret_cast<const uint16_t*>(masks_.const_data_ptr<int16_t>()) + first * T();
+    const int64_t begin = offset_of(strip, input), end = offset_of(strip, input + inputs);
     TORCH_CHECK_VALUE(
-        first >= 0 && first <= values_.numel() - size,
-        "routed_linear_sparse: `offsets` must be where `values` holds one number for each bit of "
-        "`masks`, and ",
-        LINE, " more. Found offset ", first, " of ", size, " numbers in ", values_.numel(), ".");
-    return offset(values_.const_data_ptr(), values_, first);
+        begin >= 0 && end <= values_.numel() - LINE && k.count_bits(size, masks) == end - begin,
+        "routed_linear_sparse: `offsets` must tell where `values` holds the numbers of `masks`, "
+        "and after the last are ",
+        LINE, " more. Found ", k.count_bits(size, masks), " bits between offsets ", begin, " and ", end,
+        " of ", values_.numel(), " values.");
+    k.expand(size, masks, offset(values_.const_data_ptr(), values_, begin), dtype_of(values_), out);
+  }
+
+  // Where the values of an input start; those beyond the last input are the next strip's.
+  int64_t offset_of(int64_t strip, int64_t input) const {
+    const int64_t block = strip * offsets_.size(1) + (input + INPUT_BLOCK - 1) / INPUT_BLOCK;
+    return block < offsets_.numel() ? offsets_.const_data_ptr<int64_t>()[block] : values_.numel() - LINE;
   }
 
   const PackedWeights<Real> base_;

@@ -1,0 +1,47 @@
+"""routed_linear in its implementations, with its gradients; shared by the tests of the op and of its packed forms."""
+
+import torch
+
+from wemoe_ext import SparseTaskVectors, reference
+from wemoe_ext.testing import assert_close
+
+
+def composite_routed_linear(x, weight, task_vectors, routing_weights, bias, task_biases):
+    """The implementation of devices without kernels of their own, on the CPU, with its own gradient."""
+    sparse = isinstance(task_vectors, SparseTaskVectors)
+    name = "routed_linear_sparse" if sparse else "routed_linear"
+    weights = (weight, *task_vectors) if sparse else (weight, task_vectors)
+
+    class Function(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, routing_weights):
+            ctx.save_for_backward(x, routing_weights)
+            return call_composite(name, x, *weights, routing_weights, bias, task_biases)
+
+        @staticmethod
+        def backward(ctx, grad):
+            x, routing_weights = ctx.saved_tensors
+            arguments = (grad, x, *weights, routing_weights, task_biases, list(ctx.needs_input_grad))
+            return call_composite(f"{name}_backward", *arguments)
+
+    return Function.apply(x, routing_weights)
+
+
+def call_composite(name, *arguments):
+    op = getattr(torch.ops.wemoe, name).default
+    return op._op_dk(torch._C.DispatchKey.CompositeExplicitAutograd, *arguments)
+
+
+def with_gradients(function, inputs):
+    """Output, gradient of x and gradient of the routing weights, for a gradient that tells elements apart."""
+    x = inputs.x.detach().requires_grad_()
+    routing_weights = inputs.routing_weights.detach().requires_grad_()
+    y = function(*inputs._replace(x=x, routing_weights=routing_weights))
+    grad = torch.linspace(-1, 2, y.numel()).view_as(y).to(y.dtype)
+    return y.detach(), *torch.autograd.grad(y, (x, routing_weights), grad)
+
+
+def assert_matches_reference(function, inputs):
+    actual, expected = with_gradients(function, inputs), with_gradients(reference.routed_linear, inputs)
+    for name, result, truth in zip(("y", "grad_x", "grad_routing_weights"), actual, expected, strict=True):
+        assert_close(name, result, truth)
