@@ -126,6 +126,11 @@ Tensor routed_linear(const Tensor& x, const Tensor& weight, const Tensor& task_v
                      const std::optional<Tensor>& task_biases) {
   const auto sizes = check_routed_linear_forward(x, weight, task_vectors, routing_weights, bias, task_biases);
   const int64_t F = sizes.F.guard_int(__FILE__, __LINE__);
+  if (x.size(0) == 1 && x.scalar_type() == at::kFloat && !is_packed(weight) &&
+      MergedWeights<float>::fit(weight, task_vectors)) {
+    const MergedWeights<float> merged(weight, task_vectors, routing_weights.to(at::kFloat));
+    return forward<float>(merged, x, routing_weights, F, bias, task_biases);
+  }
   return with_weights(x, weight, task_vectors, [&](const auto& weights) {
     return forward(weights, x, routing_weights, F, bias, task_biases);
   });

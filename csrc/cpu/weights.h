@@ -193,6 +193,48 @@ class UnpackedWeights : public Weights<Real> {
   std::vector<Matrix> matrices_;  // base and experts, [D, F] each
 };
 
+// The merged weights of one route: summed in their own layout, so that one matrix is packed instead of T + 1.
+template <typename Real>
+class MergedWeights : public Weights<Real> {
+ public:
+  MergedWeights(const at::Tensor& weight, const at::Tensor& task_vectors, const at::Tensor& routing_weights)
+      : weight_(weight.contiguous()),
+        task_vectors_(task_vectors.contiguous()),
+        routing_weights_(routing_weights.contiguous()) {}
+
+  // Whether the sums can be taken where the weights lie.
+  static bool fit(const at::Tensor& weight, const at::Tensor& task_vectors) {
+    const auto type = c10::CppTypeToScalarType<Real>::value;
+    return weight.scalar_type() == type && task_vectors.scalar_type() == type && weight.is_contiguous() &&
+           task_vectors.is_contiguous();
+  }
+
+  int64_t scratch_size(int64_t strips, int64_t inputs) const override { return (strips + 1) * inputs * LINE; }
+
+  Tile<Real> tile(int64_t strip, int64_t strips, int64_t input, int64_t inputs,
+                  Real* scratch) const override {
+    const auto& k = kernels<Real>();
+    const int64_t F = weight_.size(0), D = weight_.size(1), T = task_vectors_.size(0);
+    const auto* base = weight_.template const_data_ptr<Real>() + input;
+    const auto* experts = task_vectors_.template const_data_ptr<Real>() + input;
+    Real* rows = scratch + strips * inputs * LINE;  // [output][input]
+    for (int64_t s = 0; s < strips; s++) {
+      const int64_t output = (strip + s) * LINE, outputs = std::min(LINE, F - output);
+      for (int64_t i = 0; i < outputs; i++) {
+        k.merge(1, T, inputs, base + (output + i) * D, experts + (output + i) * D, F * D,
+                routing_weights_.template const_data_ptr<Real>(), rows + i * inputs, inputs);
+      }
+      k.pack_strip({rows, real_dtype<Real>(), inputs, outputs, 1, inputs}, LINE, scratch + s * inputs * LINE);
+    }
+    return {{scratch, inputs * LINE}, {nullptr, 0}, real_dtype<Real>(), 0};
+  }
+
+ private:
+  const at::Tensor weight_;           // [F, D]
+  const at::Tensor task_vectors_;     // [T, F, D]
+  const at::Tensor routing_weights_;  // [1, T]
+};
+
 // Calls f with the weights as they are stored; what is computed in double is unpacked first.
 template <typename F>
 auto with_weights(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& task_vectors, F f) {
