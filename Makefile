@@ -9,7 +9,7 @@ PIP_INSTALL := -m pip install --quiet --constraint requirements/constraints.txt
 NATIVE := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 BUILD := pyproject.toml setup.py build_backend/backend.py $(NATIVE)
 
-.PHONY: help quickstart test lint format bench ci-native ci-peers sanitize cuda-build clean
+.PHONY: help quickstart test lint format bench ci-native ci-peers sanitize wide clang cuda-build clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/\1\t\2/p' Makefile | expand -t 14
@@ -34,7 +34,7 @@ format: .venv/.dev  ## let ruff and clang-format rewrite what they can
 bench: .venv/.dev  ## compare ops and layer with the reference, vectorised PyTorch and a plain MLP
 	$(BIN)/pytest benchmarks -o python_files='bench_*.py' --benchmark-columns=median,iqr,rounds $(ARGS)
 
-ci-native: sanitize cuda-build .venv/.dev  ## sanitizers, the CUDA build, wheels and every slow test
+ci-native: sanitize wide clang cuda-build .venv/.dev  ## other compilers and flags, the CUDA build, every slow test
 	$(BIN)/pytest -m slow --durations=10
 
 ci-peers: .venv/.dev build/peers/.installed  ## comparisons with other packages
@@ -63,16 +63,34 @@ build/peers/.installed: requirements/peers.txt .venv/.base
 
 # --- other builds --------------------------------------------------------------------------------------------------
 
+OP_TESTS := tests/test_routed_linear.py tests/test_packing.py tests/test_merge_weights.py -p no:cacheprovider
+
+# $(call build_ops,FOLDER,CFLAGS,LDFLAGS): wemoe_ext with other flags, beside the one that is installed
+build_ops = CFLAGS="$(2)" LDFLAGS="$(3)" WEMOE_CUDA=0 \
+    $(BIN)/python setup.py --quiet build_ext --build-temp build/$(1)/temp --build-lib build/$(1)/lib && \
+    cp wemoe_ext/*.py build/$(1)/lib/wemoe_ext/
+
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined
-SANITIZED := build/sanitize/lib
 
 sanitize: .venv/.dev  ## the operators' tests under AddressSanitizer and UndefinedBehaviorSanitizer
-	CFLAGS="-O1 -g -fno-omit-frame-pointer -Wno-error=maybe-uninitialized $(SANITIZE)" LDFLAGS="$(SANITIZE)" WEMOE_CUDA=0 \
-	    $(BIN)/python setup.py --quiet build_ext --build-temp build/sanitize/temp --build-lib $(SANITIZED)
-	cp wemoe_ext/*.py $(SANITIZED)/wemoe_ext/
+	$(call build_ops,sanitize,-O1 -g -fno-omit-frame-pointer -Wno-error=maybe-uninitialized $(SANITIZE),$(SANITIZE))
 	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
-	    UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=$(SANITIZED) \
-	    $(BIN)/pytest tests/test_routed_linear.py tests/test_merge_weights.py -p no:cacheprovider
+	    UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=build/sanitize/lib $(BIN)/pytest $(OP_TESTS)
+
+wide: .venv/.dev  ## the operators' tests with the kernels' shapes for AVX-512, on a machine that has AVX2 at least
+	$(call build_ops,wide,-O1 -DWEMOE_WIDE_VECTORS)
+	WEMOE_CPU_ISA=avx2 PYTHONPATH=build/wide/lib $(BIN)/pytest $(OP_TESTS) -m "not slow" -k "not every_instruction_set"
+
+clang: build/clang/.installed  ## the plain kernels through another compiler, for this processor and for ARM
+	for target in x86_64 aarch64; do \
+	    PYTHONPATH=build/clang $(BIN)/python -m ziglang c++ -target $$target-linux-gnu -std=c++20 -O2 -Wall -Wextra \
+	        -Werror -Icsrc -c csrc/cpu/kernels_baseline.cpp -o build/clang/$$target.o || exit 1; \
+	done
+
+build/clang/.installed: requirements/clang.txt .venv/.base
+	rm -rf build/clang
+	$(BIN)/python -m pip install --quiet --no-deps --target build/clang --requirement requirements/clang.txt
+	@touch $@
 
 cuda-build: .venv-cuda/.base  ## compile for CUDA against a CUDA build of torch, and check what was registered
 	WEMOE_CUDA=1 .venv-cuda/bin/python -m pip install --quiet --no-build-isolation --no-deps .

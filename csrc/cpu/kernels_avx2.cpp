@@ -5,8 +5,13 @@
 #ifdef WEMOE_X86_KERNELS
 
 #pragma GCC target("avx2,fma,f16c,popcnt")
+#ifdef WEMOE_WIDE_VECTORS  // the kernels' shapes for AVX-512, to be tested on a machine without it
+#define WEMOE_VECTOR_BYTES 64
+#define WEMOE_VECTOR_REGISTERS 32
+#else
 #define WEMOE_VECTOR_BYTES 32
 #define WEMOE_VECTOR_REGISTERS 16
+#endif
 #include "cpu/kernels_impl.h"
 
 namespace wemoe::cpu {
