@@ -30,10 +30,14 @@ def make_case(bounds, passes=1, batch_reduce=False, **settings):
     """The gradients of the layer take two passes over its operands, that of the plain MLP's input one."""
     B, N = bounds.B, bounds.N
     R, M = (1, B * N) if batch_reduce else (B, N)
+    router = work.router(B, N, D)
     return Case(
         str(bounds),
-        (work.mlp(R, M, D, F, T) + work.router(B, N, D)) * passes,
-        {"plain": work.mlp(1, B * N, D, F) * min(passes, 2)},
+        (work.mlp(R, M, D, F, T) + router) * passes,
+        {
+            "plain": work.mlp(1, B * N, D, F) * min(passes, 2),
+            "bfloat16": (work.mlp(R, M, D, F, T, itemsize=2) + router) * passes,
+        },
         at_most=bounds.at_most,
         aim=bounds.aim,
         **{"binding": THREADS == 1, **settings},

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import pytest
 import torch
 from cases import Case, guarded
 from work import Work
@@ -41,8 +42,9 @@ def make_case(what, R, operations, tensors, **settings):
     )
 
 
-@guarded([1, 4], "R")
+@pytest.mark.parametrize("R", [1, 4])
 def test_forward(compare, R):
+    """No guard: the output is new memory, which can take four times the rest, as the allocator's past will have it."""
     inputs = merge_weights_inputs(SIZE, R, T)
     methods = {name: partial(method, *inputs) for name, method in METHODS.items()}
 
