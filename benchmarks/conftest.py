@@ -1,5 +1,6 @@
 """One harness for all benchmarks: nothing is timed before it is checked, and methods are timed in turn."""
 
+import gc
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -47,6 +48,7 @@ def pytest_benchmark_update_machine_info(machine_info):
 
 @pytest.fixture(autouse=True)
 def _same_conditions():
+    gc.collect()  # models of the case before, which hold themselves in cycles
     torch.manual_seed(0)
     threads = torch.get_num_threads()
     torch.set_num_threads(THREADS)
