@@ -5,22 +5,24 @@ from functools import partial
 
 import torch
 import work
-from cases import BACKWARD, BATCH_AVERAGED, BFLOAT16, FORWARD, MEMORY, Case, bounds_of
+from cases import BACKWARD, BATCH_AVERAGED, BFLOAT16, FORWARD, MEMORY, SPARSE, Case, bounds_of
 from machine import THREADS, has_amx
 from torch import nn
 from torch_mlp import TorchMLP
 
 from wemoe import WeightEnsemblingMoE
+from wemoe_ext import pack_sparse_task_vectors, routed_linear
 from wemoe_ext.testing import assert_close
 
 D, F, T = 768, 3072, 8  # ViT-B/32 and B/16, BERT-base
 
 
-def make_methods(batch_reduce=False):
+def make_methods(batch_reduce=False, kept=1.0):
+    """The methods; `kept` is the part of the task vectors that is not pruned."""
     base = nn.Sequential(nn.Linear(D, F), nn.GELU(), nn.Linear(F, D)).requires_grad_(False)
     experts = [copy.deepcopy(base) for _ in range(T)]
     for parameter in (parameter for expert in experts for parameter in expert.parameters()):
-        parameter += 0.01 * torch.randn_like(parameter)
+        parameter += 0.01 * torch.randn_like(parameter) * (torch.rand_like(parameter) < kept)
     layer = WeightEnsemblingMoE(D, base, experts, batch_first=True, batch_reduce=batch_reduce)
     torch_mlp = TorchMLP(base, experts, layer.mlp.router, batch_reduce)
     return {"plain": base, "layer": layer, "vectorised": torch_mlp.vectorised, "loop": torch_mlp.loop}
@@ -116,3 +118,27 @@ def test_bfloat16_over_own_float32(compare, bounds):
 
     with torch.no_grad():
         compare(case, methods, check)
+
+
+def pack(linear):
+    """A routed linear map with its task vectors packed."""
+    weight, sparse = pack_sparse_task_vectors(linear.weight, linear.task_vectors)
+    return lambda x, lambdas: routed_linear(x, weight, sparse, lambdas, linear.bias, linear.task_biases)
+
+
+@bounds_of(SPARSE)
+def test_sparse_over_dense(compare, bounds):
+    x = torch.randn(bounds.B, bounds.N, D)
+    layer = make_methods(kept=0.1)["layer"]
+    up, down = pack(layer.mlp.up), pack(layer.mlp.down)
+
+    def sparse():
+        lambdas = layer.mlp.router(x)
+        return down(layer.mlp.activation(up(x, lambdas)), lambdas)
+
+    def check(outputs):
+        assert_close("y", outputs["sparse"], outputs["layer"])
+
+    case = make_case(bounds, ours="sparse", over="layer", in_baseline=False)
+    with torch.no_grad():
+        compare(case, {"layer": partial(layer, x), "sparse": sparse}, check)

@@ -62,6 +62,7 @@ FORWARD = "forward"
 BACKWARD = "forward + backward"
 BATCH_AVERAGED = "batch-averaged forward"
 BFLOAT16 = "bf16 forward over our own fp32"
+SPARSE = "forward of 90 % pruned task vectors over dense"
 MEMORY = "extra MB of forward + backward"
 
 LAYER_BOUNDS = (
@@ -71,6 +72,7 @@ LAYER_BOUNDS = (
     Bounds(BACKWARD, B=16, N=50, at_most=2.6, aim=2.1),
     Bounds(BATCH_AVERAGED, B=16, N=50, at_most=1.4, aim=1.25),
     Bounds(BFLOAT16, B=16, N=50, at_most=1 / 2.5, aim=1 / 5),
+    Bounds(SPARSE, B=16, N=50, at_most=1, aim=0.9),
     Bounds(MEMORY, B=64, N=50, at_most=80, aim=32),
 )
 
