@@ -1,5 +1,5 @@
 # Everything runs in .venv, made on first use and brought up to date when the files that it depends on change.
-# Variables: ARGS go to quickstart, bench and test; PYTHON makes the environment; MAX_JOBS limits the compiler.
+# Variables: ARGS go to quickstart, bench, bench-check and test; PYTHON makes the environment; MAX_JOBS limits the compiler.
 
 PYTHON ?= python3
 ARGS ?=
@@ -9,7 +9,7 @@ PIP_INSTALL := -m pip install --quiet --constraint requirements/constraints.txt
 NATIVE := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 BUILD := pyproject.toml setup.py build_backend/backend.py $(NATIVE)
 
-.PHONY: help quickstart test lint format bench ci-native ci-peers sanitize wide clang cuda-build clean
+.PHONY: help quickstart test lint format bench bench-check ci-native ci-peers sanitize wide clang cuda-build clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/\1\t\2/p' Makefile | expand -t 14
@@ -31,8 +31,15 @@ format: .venv/.dev  ## let ruff and clang-format rewrite what they can
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(NATIVE)
 
-bench: .venv/.dev  ## compare ops and layer with the reference, vectorised PyTorch and a plain MLP
-	$(BIN)/pytest benchmarks -o python_files='bench_*.py' --benchmark-columns=median,iqr,rounds $(ARGS)
+BENCH := $(BIN)/pytest benchmarks -o python_files='bench_*.py' --benchmark-quiet
+
+bench: .venv/.dev  ## ops, layer and whole models against plain PyTorch; ARGS=--json=FILE keeps what was measured
+	$(BENCH) $(ARGS)
+
+bench-check: .venv/.dev  ## fail on a slowdown against benchmarks/baseline.json; ARGS=--update records this machine
+	@mkdir -p build
+	$(BENCH) -m guard --json=build/bench-check.json
+	$(BIN)/python benchmarks/check.py build/bench-check.json $(ARGS)
 
 ci-native: sanitize wide clang cuda-build .venv/.dev  ## other compilers and flags, the CUDA build, every slow test
 	$(BIN)/pytest -m slow --durations=10

@@ -1,104 +1,144 @@
-"""The whole layer, router included, against the plain MLP that it replaces, vectorised PyTorch and a loop over samples.
-
-`vectorised` assembles the weights of the whole batch in one matrix product and multiplies in another: what PyTorch does
-best, at the price of B merged MLPs in memory. `loop` is what published code does.
-"""
+"""The whole layer, router included, against the plain MLP that it replaces and against plain PyTorch."""
 
 import copy
+from functools import partial
 
-import pytest
 import torch
+import work
+from cases import BACKWARD, BATCH_AVERAGED, BFLOAT16, FORWARD, MEMORY, SPARSE, Case, bounds_of
+from machine import THREADS, has_amx
 from torch import nn
-from torch.func import functional_call
+from torch_mlp import TorchMLP
 
 from wemoe import WeightEnsemblingMoE
+from wemoe_ext import pack_sparse_task_vectors, routed_linear, unpack_task_vectors
 from wemoe_ext.testing import assert_close
 
 D, F, T = 768, 3072, 8  # ViT-B/32 and B/16, BERT-base
-BATCHES = [(16, 50), (4, 197), (1, 50)]  # B, N
-METHODS = ["plain", "layer", "vectorised", "loop"]
 
 
-def make_methods(batch_reduce=False):
+def make_methods(batch_reduce=False, kept=1.0):
+    """The methods; `kept` is the part of the task vectors that is not pruned."""
     base = nn.Sequential(nn.Linear(D, F), nn.GELU(), nn.Linear(F, D)).requires_grad_(False)
     experts = [copy.deepcopy(base) for _ in range(T)]
     for parameter in (parameter for expert in experts for parameter in expert.parameters()):
-        parameter += 0.01 * torch.randn_like(parameter)
+        parameter += 0.01 * torch.randn_like(parameter) * (torch.rand_like(parameter) < kept)
     layer = WeightEnsemblingMoE(D, base, experts, batch_first=True, batch_reduce=batch_reduce)
-    router = layer.mlp.router
-    task_vectors = {
-        name: torch.stack([expert.get_parameter(name) - parameter for expert in experts])
-        for name, parameter in base.named_parameters()
-    }
-
-    def routing_weights(x):
-        weights = router(x)
-        return weights.mean(dim=0, keepdim=True) if batch_reduce else weights  # [R, T]
-
-    def vectorised(x):
-        lambdas = routing_weights(x)
-        routes = x.view(len(lambdas), -1, D)  # [R, M, D]
-
-        def linear(x, name):
-            weight, bias = base.get_parameter(f"{name}.weight"), base.get_parameter(f"{name}.bias")
-            merged = torch.addmm(weight.flatten(), lambdas, task_vectors[f"{name}.weight"].flatten(1))
-            merged_bias = torch.addmm(bias, lambdas, task_vectors[f"{name}.bias"]).unsqueeze(1)
-            return torch.baddbmm(merged_bias, x, merged.view(-1, *weight.shape).transpose(1, 2))
-
-        return linear(base[1](linear(routes, "0")), "2").view(x.shape)
-
-    def loop(x):
-        outputs = []
-        for sample, lambdas in zip(x, routing_weights(x).expand(len(x), T), strict=True):
-            merged = {
-                name: parameter + torch.tensordot(lambdas, task_vectors[name], 1)
-                for name, parameter in base.named_parameters()
-            }
-            outputs.append(functional_call(base, merged, sample))
-        return torch.stack(outputs)
-
-    return {"plain": base, "layer": layer, "vectorised": vectorised, "loop": loop}, router
+    torch_mlp = TorchMLP(base, experts, layer.mlp.router, batch_reduce)
+    return {"plain": base, "layer": layer, "vectorised": torch_mlp.vectorised, "loop": torch_mlp.loop}
 
 
-def check(methods, x):
+def make_case(bounds, passes=1, batch_reduce=False, **settings):
+    """The gradients of the layer take two passes over its operands, that of the plain MLP's input one."""
+    B, N = bounds.B, bounds.N
+    R, M = (1, B * N) if batch_reduce else (B, N)
+    router = work.router(B, N, D)
+    return Case(
+        str(bounds),
+        (work.mlp(R, M, D, F, T) + router) * passes,
+        {
+            "plain": work.mlp(1, B * N, D, F) * min(passes, 2),
+            "bfloat16": (work.mlp(R, M, D, F, T, itemsize=2) + router) * passes,
+        },
+        at_most=bounds.at_most,
+        aim=bounds.aim,
+        **{"binding": THREADS == 1, **settings},
+    )
+
+
+def check_outputs(outputs):
     for method in ("layer", "vectorised"):
-        assert_close(f"y of {method}", methods[method](x), methods["loop"](x))
+        assert_close(f"y of {method}", outputs[method], outputs["loop"])
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(("B", "N"), BATCHES)
-def test_forward(time_method, method, B, N):
-    methods, _ = make_methods()
-    x = torch.randn(B, N, D)
+@bounds_of(FORWARD)
+def test_forward(compare, bounds):
+    x = torch.randn(bounds.B, bounds.N, D)
+    methods = {name: partial(method, x) for name, method in make_methods().items()}
     with torch.no_grad():
-        check(methods, x)
-        time_method(f"layer forward B{B}-N{N}-D{D}-F{F}-T{T}", method, lambda: methods[method](x))
+        compare(make_case(bounds), methods, check_outputs)
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(("B", "N"), BATCHES[:1])
-def test_batch_averaged_forward(time_method, method, B, N):
-    methods, _ = make_methods(batch_reduce=True)
-    x = torch.randn(B, N, D)
+@bounds_of(BATCH_AVERAGED)
+def test_batch_averaged_forward(compare, bounds):
+    x = torch.randn(bounds.B, bounds.N, D)
+    methods = {name: partial(method, x) for name, method in make_methods(batch_reduce=True).items()}
     with torch.no_grad():
-        check(methods, x)
-        time_method(f"layer forward, batch-averaged B{B}-N{N}-D{D}-F{F}-T{T}", method, lambda: methods[method](x))
+        compare(make_case(bounds, batch_reduce=True), methods, check_outputs)
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(("B", "N"), BATCHES[:1])
-def test_forward_and_backward(time_method, method, B, N):
-    """With the gradients of the input and of all router parameters; of the plain MLP, that of the input."""
-    methods, router = make_methods()
-    x = torch.randn(B, N, D, requires_grad=True)
-    grad = torch.randn(B, N, D)
+def make_gradients(bounds):
+    """Functions that give the gradients of the input and of all router parameters; of the plain MLP, of the input."""
+    methods = make_methods()
+    x = torch.randn(bounds.B, bounds.N, D, requires_grad=True)
+    grad = torch.randn(bounds.B, bounds.N, D)
+    router = list(methods["layer"].mlp.router.parameters())
 
-    def gradients(method):
-        leaves = [x] if method == "plain" else [x, *router.parameters()]
-        return torch.autograd.grad(methods[method](x), leaves, grad)
+    def gradients(name):
+        leaves = [x] if name == "plain" else [x, *router]
+        return torch.autograd.grad(methods[name](x), leaves, grad)
 
-    for other in ("layer", "vectorised"):
-        for found, expected in zip(gradients(other), gradients("loop"), strict=True):
+    return {name: partial(gradients, name) for name in methods}
+
+
+def check_gradients(outputs):
+    for method in ("layer", "vectorised"):
+        for found, expected in zip(outputs[method], outputs["loop"], strict=True):
             # a routing weight's gradient sums 4.7 million products, whose signs cancel to about 1 in 1000
             assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
-    time_method(f"layer forward and backward B{B}-N{N}-D{D}-F{F}-T{T}", method, lambda: gradients(method))
+
+
+@bounds_of(BACKWARD)
+def test_forward_and_backward(compare, bounds):
+    compare(make_case(bounds, passes=3), make_gradients(bounds), check_gradients)
+
+
+@bounds_of(MEMORY)
+def test_memory(compare, bounds):
+    """The plain MLP's peak counts what it saves for backward, its output and the gradient of the input."""
+    case = make_case(bounds, passes=3, judged="extra_megabytes", binding=True)
+    compare(case, make_gradients(bounds), check_gradients)
+
+
+@bounds_of(BFLOAT16)
+def test_bfloat16_over_own_float32(compare, bounds):
+    x = torch.randn(bounds.B, bounds.N, D)
+    float32 = make_methods()["layer"]
+    bfloat16 = copy.deepcopy(float32)
+    bfloat16.mlp.up.bfloat16()
+    bfloat16.mlp.down.bfloat16()
+    binding = THREADS == 1 and has_amx()
+    case = make_case(bounds, ours="bfloat16", over="float32", binding=binding, in_baseline=False)
+    methods = {"float32": partial(float32, x), "bfloat16": partial(bfloat16, x.bfloat16())}
+
+    def check(outputs):
+        # weights, hidden activations and output are rounded to 8 bits each
+        error = (outputs["bfloat16"].float() - outputs["float32"]).abs().max()
+        assert error <= 3 * torch.finfo(torch.bfloat16).eps * outputs["float32"].abs().max()
+
+    with torch.no_grad():
+        compare(case, methods, check)
+
+
+def pack(linear):
+    """A routed linear map with sparse task vectors."""
+    weight, sparse = pack_sparse_task_vectors(*unpack_task_vectors(linear.weight, linear.task_vectors))
+    return lambda x, lambdas: routed_linear(x, weight, sparse, lambdas, linear.bias, linear.task_biases)
+
+
+@bounds_of(SPARSE)
+def test_sparse_over_dense(compare, bounds):
+    x = torch.randn(bounds.B, bounds.N, D)
+    layer = make_methods(kept=0.1)["layer"]
+    up, down = pack(layer.mlp.up), pack(layer.mlp.down)
+
+    def sparse():
+        lambdas = layer.mlp.router(x)
+        return down(layer.mlp.activation(up(x, lambdas)), lambdas)
+
+    def check(outputs):
+        assert_close("y", outputs["sparse"], outputs["layer"])
+
+    case = make_case(bounds, ours="sparse", over="layer", in_baseline=False)
+    with torch.no_grad():
+        compare(case, {"layer": partial(layer, x), "sparse": sparse}, check)

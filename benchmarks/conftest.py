@@ -1,14 +1,36 @@
-"""One harness for all benchmarks: what ran where, nothing timed before it is checked, ratios in a table at the end."""
+"""One harness for all benchmarks: nothing is timed before it is checked, and methods are timed in turn."""
 
+import gc
 import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
 
 import pytest
+import tables
 import torch
+from cases import Case
+from in_turn import time_in_turn
+from machine import THREADS
 
 import wemoe_ext
 from wemoe.info import cpu_model
+from wemoe_ext.testing import peak_bytes
 
-THREADS = int(os.environ.get("OMP_NUM_THREADS", "1"))
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--json",
+        dest="benchmark_json",
+        type=Path,
+        metavar="FILE",
+        help="write what was measured to FILE; the same as --benchmark-json",
+    )
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "guard: what `make bench-check` runs, against regressions")
 
 
 def pytest_report_header():
@@ -19,8 +41,14 @@ def pytest_report_header():
     )
 
 
+def pytest_benchmark_update_machine_info(machine_info):
+    """Results are shared; the name of the machine is not."""
+    del machine_info["node"]
+
+
 @pytest.fixture(autouse=True)
 def _same_conditions():
+    gc.collect()  # models of the case before, which hold themselves in cycles
     torch.manual_seed(0)
     threads = torch.get_num_threads()
     torch.set_num_threads(THREADS)
@@ -29,30 +57,68 @@ def _same_conditions():
 
 
 @pytest.fixture
-def time_method(benchmark):
-    """Times `function` as `method` of `group`; the table gives its ratio to the method named plain."""
+def compare(benchmark, request):
+    """Checks the methods of a case, times them in turn, and records each as a benchmark of its own.
 
-    def run(group, method, function):
-        benchmark.group = group
-        benchmark.extra_info["method"] = method
-        benchmark.pedantic(function, rounds=5, iterations=1, warmup_rounds=1)
+    The first call of each method warms up, is measured for its memory, and gives the output that is handed to
+    `check(outputs)`. With --benchmark-disable nothing follows.
+    """
+
+    def run(
+        case: Case, methods: Mapping[str, Callable[[], object]], check: Callable[[dict[str, object]], object]
+    ) -> None:
+        benchmark._mode = "compare"
+        outputs, allocated = {}, {}
+        for method, function in methods.items():
+            outputs[method], allocated[method] = _first_call(function)
+        check(outputs)
+        outputs.clear()
+        if benchmark.enabled:
+            times = time_in_turn(methods, judged=(case.ours, case.over) if case.judged == "ratio" else ())
+            for method in methods:
+                benchmark.name = f"{request.node.name} {method}"
+                benchmark.fullname = f"{request.node.nodeid} {method}"
+                _record(benchmark, case, method, times, allocated)
 
     return run
 
 
+def _first_call(function: Callable[[], object]) -> tuple[object, int]:
+    outputs = []
+    peak = peak_bytes(lambda: outputs.append(function()))
+    return outputs[0], peak
+
+
+def _record(benchmark, case: Case, method: str, times: Mapping[str, list[float]], allocated: Mapping[str, int]) -> None:
+    """pytest-benchmark times one method per test; its own way of adding one more is not part of its interface."""
+    work, seconds = case.work_of(method), median(times[method])
+    # steadier than the ratio of the medians, by half where rounds are few
+    ratio = median(one / other for one, other in zip(times[method], times[case.over], strict=False))
+    benchmark.group = case.name
+    benchmark.extra_info = {
+        "method": method,
+        "ratio": ratio,
+        "extra_megabytes": (allocated[method] - allocated[case.over]) / 1e6,
+        "gflop_per_s": work.operations / seconds / 1e9,
+        "gb_per_s": work.bytes / seconds / 1e9,
+        "bytes_allocated": allocated[method],
+        "threads": THREADS,
+        "instruction_set": wemoe_ext.build_info()["cpu_instruction_set"],
+        "torch": torch.__version__,
+        "case": {name: value for name, value in asdict(case).items() if name not in ("work", "other_work")},
+    }
+    stats = benchmark._make_stats(iterations=1)
+    for duration in times[method]:
+        stats.update(duration)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter, config):
-    medians = {}
-    for benchmark in config._benchmarksession.benchmarks:
-        if "method" in benchmark.extra_info and not benchmark.has_error:
-            medians.setdefault(benchmark.group, {})[benchmark.extra_info["method"]] = benchmark.stats.median
-    if not medians:
-        return
-    terminalreporter.section("multiples of the plain method")
-    for group, times in medians.items():
-        if "plain" not in times:
-            continue
-        others = ", ".join(
-            f"{method} {time / times['plain']:.2f}" for method, time in times.items() if method != "plain"
-        )
-        terminalreporter.write_line(f"{group:60} plain {times['plain'] * 1e3:7.2f} ms; {others}")
+    entries = [entry for entry in config._benchmarksession.benchmarks if entry and not entry.has_error]
+    if entries:
+        terminalreporter.section("medians; operations and bytes are the least that a method needs")
+        for line in tables.details(entries):
+            terminalreporter.write_line(line)
+        terminalreporter.section("multiples of the plain method")
+        for line in tables.verdicts(entries):
+            terminalreporter.write_line(line)

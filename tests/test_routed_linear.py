@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from routed import assert_matches_reference, composite_routed_linear, with_gradients
 from wemoe_ext import build_info, ops, reference, routed_linear
-from wemoe_ext.testing import DTYPES, SHAPES, Shape, assert_close, routed_linear_inputs
+from wemoe_ext.testing import DTYPES, SHAPES, Shape, assert_close, peak_bytes, routed_linear_inputs
 
 SMALL = Shape(R=3, M=2, D=5, F=4, T=2)
 USUAL = Shape(R=5, M=9, D=70, F=90, T=3)
@@ -348,19 +348,6 @@ def test_compiles_with_inductor():
     compiled = torch.compile(routed_linear, fullgraph=True)
     actual, expected = with_gradients(compiled, inputs), with_gradients(routed_linear, inputs)
     assert all(torch.equal(one, same) for one, same in zip(actual, expected, strict=True))
-
-
-def peak_bytes(function):
-    """The most memory that tensors took at a time, above what there was before."""
-    with torch.profiler.profile(profile_memory=True) as profiler:
-        function()
-    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
-    assert events, "the profiler recorded no allocation"
-    held = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    return peak
 
 
 def test_merged_weights_never_exist_in_memory():

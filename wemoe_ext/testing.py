@@ -1,5 +1,6 @@
-"""Sample inputs and tolerances, shared by the tests and the benchmarks of the ops."""
+"""Sample inputs, tolerances and a measure of memory, shared by the tests and the benchmarks of the ops."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -129,3 +130,15 @@ def assert_close(name: str, actual: Tensor, expected: Tensor) -> None:
     error = (actual.double() - expected.double()).abs().max().item()
     bound = TOLERANCE[expected.dtype] * expected.double().abs().max().item()
     assert error <= bound, f"{name}: differs by {error:.3g}, more than the {bound:.3g} that rounding explains"
+
+
+def peak_bytes(function: Callable[[], object]) -> int:
+    """Returns the most memory that tensors took at a time during a call, above what there was before."""
+    with torch.profiler.profile(profile_memory=True) as profiler:
+        function()
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
