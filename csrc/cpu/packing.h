@@ -53,6 +53,16 @@ void pack_any(const Source* source, int64_t rows, int64_t columns, int64_t row_s
 template <typename Real, typename Source>
 void pack_straight(const Source* source, int64_t rows, int64_t columns, int64_t row_stride, int64_t row_step,
                    Real* out) {
+  constexpr int N = LANES<Real>;
+  if (columns == LINE) {
+    for (int64_t r = 0; r < rows; r++) {
+#pragma GCC unroll 8
+      for (int c = 0; c < LINE; c += N) {
+        write(out + r * row_step + c, load<Real, N>(source + r * row_stride + c));
+      }
+    }
+    return;
+  }
   for (int64_t r = 0; r < rows; r++) {
     convert<Real>(source + r * row_stride, columns, out + r * row_step);
     for (int64_t c = columns; c < LINE; c++) {

@@ -128,7 +128,8 @@ struct Backward {
         k.pack_strip({rows, real_dtype<Real>(), chunk.rows, outputs, F, 1}, LINE, grad_strip);
         k.multiply(range.inputs, 1, chunk.rows, {data(buffers.x_panel) + i * chunk.rows * PANEL, 1, PANEL},
                    {grad_strip, 0}, {zeros, 0}, {products + (i - first) * size, LINE},
-                   nothing_ahead(products));
+                   share_of(weights.ahead(range.strip + s + TILE_STRIPS, range.input, range.inputs), i,
+                            chunk.routes, products));
       }
       k.contract(count, T, range.inputs, products, size, tile.experts_of(s), tile.dtype,
                  data(buffers.routing_sums) + first * T * k.lanes);
