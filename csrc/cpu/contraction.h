@@ -87,7 +87,7 @@ template <typename Real>
 void contract(int64_t routes, int64_t tasks, int64_t lines, const Real* g, int64_t g_stride,
               const void* experts, Dtype dtype, Real* sums) {
   // A few lines at a time stay in the first-level cache for all routes and tasks.
-  constexpr int64_t BLOCK = 16;
+  constexpr int64_t BLOCK = 32;
   with_expert_type<Real>(experts, dtype, [&](auto* typed) {
     for (int64_t line = 0; line < lines; line += BLOCK) {
       contract_runs(routes, tasks, min(BLOCK, lines - line), LINE, g + line * LINE, g_stride,

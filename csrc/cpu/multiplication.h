@@ -44,16 +44,38 @@ struct LeftRows {
   }
 };
 
+// A product, or a part of one that starts at some row and column.
+template <typename Real>
+struct Product {
+  int64_t depth;
+  Left<Real> left;
+  Strips<const Real*> right;
+  Rows<const Real*> addend;
+  Rows<Real*> out;
+  Strips<const char*> ahead;
+  int64_t ahead_step;  // bytes for each step of depth
+
+  // Columns are those of a vector's start.
+  Product part(int64_t row, int64_t column) const {
+    Product p = *this;
+    p.left.data += row * left.row_stride;
+    p.right.data += column / LINE * right.step + column % LINE;
+    p.addend.data += row * addend.stride + column;
+    p.out.data += row * out.stride + column;
+    p.ahead.data += column / LINE * ahead.step;
+    return p;
+  }
+};
+
 // Where vector v of a block lies, for strips so far apart.
 template <typename Real>
 constexpr int64_t place(int v, int64_t strip_step) {
   return v * LANES<Real> / LINE * strip_step + v * LANES<Real> % LINE;
 }
 
-// out = addend + left @ right for ROWS by VECTORS, every sum in a register of its own, in the order of k.
+// ROWS by VECTORS of a product, every sum in a register of its own, in the order of k.
 template <typename Real, int ROWS, int VECTORS>
-void multiply_block(int64_t depth, Left<Real> left, Strips<const Real*> right, Rows<const Real*> addend,
-                    Rows<Real*> out, Strips<const char*> ahead, int64_t ahead_step) {
+[[gnu::always_inline]] inline void multiply_block(Product<Real> p) {
   constexpr int N = LANES<Real>;
   using V = Vector<Real, N>;
   V sum[ROWS][VECTORS];
@@ -61,16 +83,16 @@ void multiply_block(int64_t depth, Left<Real> left, Strips<const Real*> right, R
   for (int i = 0; i < ROWS; i++) {
 #pragma GCC unroll 8
     for (int v = 0; v < VECTORS; v++) {
-      sum[i][v] = read<V>(addend.data + i * addend.stride + v * N);
+      sum[i][v] = read<V>(p.addend.data + i * p.addend.stride + v * N);
     }
   }
-  LeftRows<Real, ROWS> rows(left);
-  for (int64_t k = 0; k < depth; k++) {
+  LeftRows<Real, ROWS> rows(p.left);
+  for (int64_t k = 0; k < p.depth; k++) {
     V column[VECTORS];
 #pragma GCC unroll 8
     for (int v = 0; v < VECTORS; v++) {
-      column[v] = read<V>(right.data + place<Real>(v, right.step));
-      if (v * N % LINE == 0) __builtin_prefetch(ahead.data + v * N / LINE * ahead.step, 0, 2);
+      column[v] = read<V>(p.right.data + place<Real>(v, p.right.step));
+      if (v * N % LINE == 0) __builtin_prefetch(p.ahead.data + v * N / LINE * p.ahead.step, 0, 2);
     }
 #pragma GCC unroll 16
     for (int i = 0; i < ROWS; i++) {
@@ -80,38 +102,39 @@ void multiply_block(int64_t depth, Left<Real> left, Strips<const Real*> right, R
         sum[i][v] += value * column[v];
       }
     }
-    right.data += LINE;
-    ahead.data += ahead_step;
+    p.right.data += LINE;
+    p.ahead.data += p.ahead_step;
     rows.step();
   }
 #pragma GCC unroll 16
   for (int i = 0; i < ROWS; i++) {
 #pragma GCC unroll 8
     for (int v = 0; v < VECTORS; v++) {
-      write(out.data + i * out.stride + v * N, sum[i][v]);
+      write(p.out.data + i * p.out.stride + v * N, sum[i][v]);
     }
   }
 }
 
-// Calls f(block, first, size) for every block of rows; their sizes differ by one row at most.
-template <typename F>
-inline void for_row_blocks(int64_t rows, F f) {
-  const int64_t blocks = (rows + MAX_ROWS - 1) / MAX_ROWS;
-  for (int64_t b = 0, first = 0; b < blocks; b++) {
-    const int64_t size = rows / blocks + (b < rows % blocks);
-    f(b, first, size);
-    first += size;
+// Blocks of equal size: so many below and beside one another.
+template <typename Real, int ROWS, int VECTORS>
+void multiply_blocks(int64_t row_blocks, int64_t column_blocks, const Product<Real>& product) {
+  for (int64_t i = 0; i < row_blocks; i++) {
+    for (int64_t j = 0; j < column_blocks; j++) {
+      auto block = product.part(i * ROWS, j * VECTORS * LANES<Real>);
+      block.ahead.data += i * product.depth * product.ahead_step;
+      multiply_block<Real, ROWS, VECTORS>(block);
+    }
   }
 }
 
 template <typename Real>
-using Block = decltype(&multiply_block<Real, 1, 2>);
+using Blocks = decltype(&multiply_blocks<Real, 1, 2>);
 
-// The kernel of a block, null where a narrower one has to do.
+// The kernel of such blocks, null where narrower ones have to do.
 template <typename Real, int ROWS, int VECTORS>
-constexpr Block<Real> block_kernel() {
+constexpr Blocks<Real> blocks_kernel() {
   if constexpr (VECTORS <= widest_block<Real>(ROWS)) {
-    return &multiply_block<Real, ROWS, VECTORS>;
+    return &multiply_blocks<Real, ROWS, VECTORS>;
   } else {
     return nullptr;
   }
@@ -120,33 +143,40 @@ constexpr Block<Real> block_kernel() {
 template <typename Real, int... I>
 constexpr auto multiplication_table(Indices<I...>) {
   struct Table {
-    Block<Real> by_rows[sizeof...(I)][4];  // of 1, 2, 4 and 8 vectors
+    Blocks<Real> by_rows[sizeof...(I)][4];  // of 8, 4, 2 and 1 vectors
   };
-  return Table{{{block_kernel<Real, I + 1, 1>(), block_kernel<Real, I + 1, 2>(),
-                 block_kernel<Real, I + 1, 4>(), block_kernel<Real, I + 1, 8>()}...}};
+  return Table{{{blocks_kernel<Real, I + 1, 8>(), blocks_kernel<Real, I + 1, 4>(),
+                 blocks_kernel<Real, I + 1, 2>(), blocks_kernel<Real, I + 1, 1>()}...}};
+}
+
+// Row blocks of one size, in the widest blocks that fit.
+template <typename Real>
+void multiply_rows(int64_t rows, int64_t row_blocks, int64_t vectors, const Product<Real>& product) {
+  static constexpr auto table = multiplication_table<Real>(IndicesUpTo<MAX_ROWS>::type{});
+  if (row_blocks == 0) return;
+  int64_t done = 0;
+  for (int i = 0, width = 8; width > 0; i++, width /= 2) {
+    const auto kernel = table.by_rows[rows - 1][i];
+    const int64_t column_blocks = kernel == nullptr ? 0 : (vectors - done) / width;
+    if (column_blocks == 0) continue;
+    kernel(row_blocks, column_blocks, product.part(0, done * LANES<Real>));
+    done += column_blocks * width;
+  }
 }
 
 template <typename Real>
 void multiply(int64_t rows, int64_t strips, int64_t depth, Left<Real> left, Strips<const Real*> right,
               Rows<const Real*> addend, Rows<Real*> out, Ahead ahead) {
-  static constexpr auto table = multiplication_table<Real>(IndicesUpTo<MAX_ROWS>::type{});
-  const int64_t vectors = strips * LINE / LANES<Real>, blocks = (rows + MAX_ROWS - 1) / MAX_ROWS;
-  const int64_t ahead_step = (ahead.bytes + blocks * depth - 1) / max(1, blocks * depth);
-  for_row_blocks(rows, [&](int64_t block, int64_t first, int64_t size) {
-    const auto& by_width = table.by_rows[size - 1];
-    const Left<Real> block_left = {left.data + first * left.row_stride, left.row_stride, left.depth_stride};
-    int width = 3;
-    for (int64_t v = 0; v < vectors; v += 1 << width) {
-      while (by_width[width] == nullptr || v + (1 << width) > vectors) width--;
-      const int64_t column = v * LANES<Real>, strip = column / LINE;
-      by_width[width](
-          depth, block_left, {right.data + strip * right.step + column % LINE, right.step},
-          {addend.data + first * addend.stride + column, addend.stride},
-          {out.data + first * out.stride + column, out.stride},
-          {ahead.strips.data + strip * ahead.strips.step + block * depth * ahead_step, ahead.strips.step},
-          ahead_step);
-    }
-  });
+  const int64_t blocks = (rows + MAX_ROWS - 1) / MAX_ROWS, vectors = strips * LINE / LANES<Real>;
+  if (blocks == 0) return;
+  // Blocks differ by one row at most.
+  const int64_t size = rows / blocks, larger = rows % blocks;
+  const int64_t steps = max(1, blocks * depth), ahead_step = (ahead.bytes + steps - 1) / steps;
+  const Product<Real> product = {depth, left, right, addend, out, ahead.strips, ahead_step};
+  multiply_rows(size + 1, larger, vectors, product);
+  auto rest = product.part(larger * (size + 1), 0);
+  rest.ahead.data += larger * depth * ahead_step;
+  multiply_rows(size, blocks - larger, vectors, rest);
 }
 
 }  // namespace
