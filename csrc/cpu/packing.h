@@ -166,36 +166,52 @@ inline void spread_values(int byte, const Source* values, float* out) {
 #endif
 }
 
+constexpr int64_t MASKS = 4;  // in a word
+
+// Masks from one on, bit after bit.
+inline uint64_t bits_of(const uint16_t* masks, int64_t count) {
+  uint64_t bits = 0;
+  for (int64_t i = 0; i < count; i++) {
+    bits |= static_cast<uint64_t>(masks[i]) << LINE * i;
+  }
+  return bits;
+}
+
+// Calls f(bits, first, count) for the words of some masks.
+template <typename F>
+inline void for_words(int64_t size, const uint16_t* masks, F f) {
+  int64_t i = 0;
+  for (; i + MASKS <= size; i += MASKS) {
+    f(bits_of(masks + i, MASKS), i, MASKS);
+  }
+  if (i < size) f(bits_of(masks + i, size - i), i, size - i);
+}
+
 template <typename Real>
 void expand(int64_t size, const uint16_t* masks, const void* values, Dtype dtype, Real* out) {
   with_expert_type<float>(values, dtype, [&](auto* next) {
-    for (int64_t i = 0; i < size; i++) {
-#pragma GCC unroll 2
-      for (int half = 0; half < 2; half++) {
-        const int byte = masks[i] >> 8 * half & 0xff;
-        Real* lanes = out + i * LINE + 8 * half;
+    for_words(size, masks, [&](uint64_t bits, int64_t first, int64_t count) {
+      Real* numbers = out + first * LINE;
+#pragma GCC unroll 8
+      for (int64_t i = 0; i < count * LINE; i += 8, bits >>= 8) {
+        const int byte = bits & 0xff;
         if constexpr (sizeof(Real) == sizeof(float)) {
-          spread_values(byte, next, lanes);
+          spread_values(byte, next, numbers + i);
         } else {
           float spread[8];
           spread_values(byte, next, spread);
-          convert<Real>(spread, 8, lanes);
+          convert<Real>(spread, 8, numbers + i);
         }
         next += __builtin_popcount(byte);
       }
-    }
+    });
   });
 }
 
-int64_t count_bits(int64_t size, const uint16_t* masks) {
-  int64_t bits = 0, i = 0;
-  for (; i + 4 <= size; i += 4) {
-    bits += __builtin_popcountll(read<uint64_t>(masks + i));
-  }
-  for (; i < size; i++) {
-    bits += __builtin_popcount(masks[i]);
-  }
-  return bits;
+inline int64_t count_bits(int64_t size, const uint16_t* masks) {
+  int64_t total = 0;
+  for_words(size, masks, [&](uint64_t bits, int64_t, int64_t) { total += __builtin_popcountll(bits); });
+  return total;
 }
 
 }  // namespace
