@@ -12,8 +12,9 @@ from transformers.models.vit.modeling_vit import ViTMLP
 
 import wemoe
 from models import experts_of
-from wemoe.layers import RoutedMLP
+from wemoe.layers import RoutedLinear, RoutedMLP
 from wemoe.mlps import find_mlp_parts
+from wemoe.task_vectors import stack_task_vectors
 from wemoe.token_masks import TokenMask
 
 B, N, D, F, T = 3, 5, 16, 24, 4
@@ -234,3 +235,72 @@ def test_repr_shows_the_sizes():
     layer = wemoe.WeightEnsemblingMoE(D, base, experts_of(base, T))
     assert "in_features=16, out_features=24, tasks=4, bias=True" in repr(layer)
     assert isinstance(layer.mlp, RoutedMLP)
+
+
+def routed_linear(outputs=32):
+    """A routed linear map, and the plain tensors that it was made of."""
+    base, experts = nn.Linear(D, outputs), [nn.Linear(D, outputs) for _ in range(T)]
+    plain = {
+        "weight": base.weight.detach(),
+        "task_vectors": stack_task_vectors(base.weight, [expert.weight for expert in experts]),
+        "bias": base.bias.detach(),
+        "task_biases": stack_task_vectors(base.bias, [expert.bias for expert in experts]),
+    }
+    return RoutedLinear.from_linears(base, experts), plain
+
+
+def assert_state(layer, plain):
+    state = layer.state_dict()
+    assert list(state) == list(plain)
+    assert all(torch.equal(state[name], tensor) for name, tensor in plain.items())
+
+
+def test_weights_live_packed_and_are_saved_plain():
+    layer, plain = routed_linear()
+    assert layer.is_packed
+    assert layer.task_vectors.shape == (2, D, T, 16)
+    assert sum(p.numel() for p in layer.parameters()) == sum(tensor.numel() for tensor in plain.values())
+    assert_state(layer, plain)
+    x, routing_weights = torch.randn(B, N, D), torch.randn(B, T)
+    y = layer(x, routing_weights)
+    layer.unpack()
+    assert layer.weight.shape == plain["weight"].shape
+    assert_state(layer, plain)
+    assert torch.equal(layer(x, routing_weights), y)
+
+
+def test_outputs_that_do_not_fill_lines_stay_plain():
+    layer, plain = routed_linear(outputs=24)
+    assert not layer.is_packed
+    assert_state(layer, plain)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("assign", [True, False])
+def test_a_state_dict_is_loaded_whatever_the_layout(packed, assign):
+    (layer, _), (other, plain) = routed_linear(), routed_linear()
+    if not packed:
+        layer.unpack()
+    layer.load_state_dict(other.state_dict(), assign=assign)
+    assert layer.is_packed
+    assert_state(layer, plain)
+    assert not any(p.requires_grad for p in layer.parameters())
+
+
+def test_a_state_dict_of_another_shape_is_refused_and_changes_nothing():
+    layer, plain = routed_linear()
+    with pytest.raises(RuntimeError, match=r"size mismatch for weight: .*\[48, 16\].* is torch.Size\(\[32, 16\]\)"):
+        layer.load_state_dict(routed_linear(outputs=48)[0].state_dict())
+    assert_state(layer, plain)
+
+
+def test_a_layer_that_moves_takes_the_layout_of_its_new_place():
+    layer, plain = routed_linear()
+    assert_state(copy.deepcopy(layer), plain)
+    assert layer.bfloat16().is_packed
+    assert not layer.double().is_packed
+    assert layer.float().is_packed
+    assert_state(layer, {name: tensor.bfloat16().float() for name, tensor in plain.items()})
+    assert not layer.to("meta").is_packed
+    assert layer.state_dict()["task_vectors"].shape == (T, 32, D)
+    assert layer.to_empty(device="cpu").is_packed
