@@ -9,7 +9,7 @@ PIP_INSTALL := -m pip install --quiet --constraint requirements/constraints.txt
 NATIVE := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 BUILD := pyproject.toml setup.py build_backend/backend.py $(NATIVE)
 
-.PHONY: help quickstart test lint format bench bench-check ci-native ci-peers sanitize wide clang cuda-build clean
+.PHONY: help quickstart test lint format bench bench-check ci-native ci-peers sanitize imitate clang cuda-build clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/\1\t\2/p' Makefile | expand -t 14
@@ -41,7 +41,7 @@ bench-check: .venv/.dev  ## fail on a slowdown against benchmarks/baseline.json;
 	$(BENCH) -m guard --json=build/bench-check.json
 	$(BIN)/python benchmarks/check.py build/bench-check.json $(ARGS)
 
-ci-native: sanitize wide clang cuda-build .venv/.dev  ## other compilers and flags, the CUDA build, every slow test
+ci-native: sanitize imitate clang cuda-build .venv/.dev  ## other compilers and flags, the CUDA build, every slow test
 	$(BIN)/pytest -m slow --durations=10
 
 ci-peers: .venv/.dev build/peers/.installed  ## comparisons with other packages
@@ -84,9 +84,9 @@ sanitize: .venv/.dev  ## the operators' tests under AddressSanitizer and Undefin
 	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
 	    UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=build/sanitize/lib $(BIN)/pytest $(OP_TESTS)
 
-wide: .venv/.dev  ## the operators' tests with the kernels' shapes for AVX-512, on a machine that has AVX2 at least
-	$(call build_ops,wide,-O1 -DWEMOE_WIDE_VECTORS)
-	WEMOE_CPU_ISA=avx2 PYTHONPATH=build/wide/lib $(BIN)/pytest $(OP_TESTS) -m "not slow" -k "not every_instruction_set"
+imitate: .venv/.dev  ## the operators' tests with what AVX-512 and AMX run, imitated on a machine that has AVX2
+	$(call build_ops,imitate,-O1 -DWEMOE_IMITATE_AVX512)
+	WEMOE_CPU_ISA=avx2 PYTHONPATH=build/imitate/lib $(BIN)/pytest $(OP_TESTS) -m "not slow" -k "not every_instruction_set"
 
 clang: build/clang/.installed  ## the plain kernels through another compiler, for this processor and for ARM
 	for target in x86_64 aarch64; do \

@@ -6,6 +6,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "cpu/bf16_product.h"
 #include "cpu/isa.h"
 
 namespace wemoe::cpu {
@@ -17,15 +18,31 @@ struct Candidate {
   bool supported;
 };
 
+#ifdef WEMOE_X86_KERNELS
+bool has_avx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
+
+bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
+
+// The kernels of AVX-512, and products of bfloat16 in tiles.
+const Isa& amx_isa() {
+  static const Isa isa = {"amx", avx512_isa.single, avx512_isa.twice, true};
+  return isa;
+}
+#endif
+
 const Isa& choose() {
   const Candidate candidates[] = {
   // best first
 #ifdef WEMOE_X86_KERNELS
-      {&avx512_isa, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-                        __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")},
-      {&avx2_isa,
-       __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")},
+      {&amx_isa(), has_avx512() && probe_bf16_product()},
+      {&avx512_isa, has_avx512()},
+      {&avx2_isa, has_avx2()},
 #endif
       {&baseline_isa, true},
   };
@@ -42,12 +59,12 @@ const Isa& choose() {
       ". Found " + wanted + ".");
 }
 
+}  // namespace
+
 const Isa& active() {
   static const Isa& isa = choose();
   return isa;
 }
-
-}  // namespace
 
 const char* active_isa() { return active().name; }
 

@@ -79,6 +79,9 @@ struct Kernels {
   // Turns assembled [strip][input][LINE] into [strip of inputs][output][LINE], zero beyond the inputs.
   void (*transpose)(int64_t inputs, int64_t strips, const Real* assembled, Real* out);
 
+  // out[input / 2][strip][LINE][input % 2] in bfloat16, of assembled lines and an even number of inputs.
+  void (*pack_pairs)(int64_t inputs, int64_t strips, const Real* assembled, uint16_t* out);
+
   // sums[r, t, lane] += the part of <g[r], expert t> that falls to the lane, over so many lines.
   void (*contract)(int64_t routes, int64_t tasks, int64_t lines, const Real* g, int64_t g_stride,
                    const void* experts, Dtype dtype, Real* sums);
@@ -102,6 +105,7 @@ struct Isa {
   const char* name;
   Kernels<float> single;
   Kernels<double> twice;
+  bool multiplies_bf16 = false;  // see bf16_product.h
 };
 
 extern const Isa baseline_isa;
@@ -111,7 +115,8 @@ extern const Isa avx2_isa;
 extern const Isa avx512_isa;
 #endif
 
-// The table in use (see isa.h).
+// What is in use (see isa.h).
+const Isa& active();
 template <typename Real>
 const Kernels<Real>& kernels();
 

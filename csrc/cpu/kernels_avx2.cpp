@@ -5,7 +5,7 @@
 #ifdef WEMOE_X86_KERNELS
 
 #pragma GCC target("avx2,fma,f16c,popcnt")
-#ifdef WEMOE_WIDE_VECTORS  // the kernels' shapes for AVX-512, to be tested on a machine without it
+#ifdef WEMOE_IMITATE_AVX512  // the kernels' shapes for AVX-512, to be tested on a machine without it
 #define WEMOE_VECTOR_BYTES 64
 #define WEMOE_VECTOR_REGISTERS 32
 #else
@@ -16,7 +16,11 @@
 
 namespace wemoe::cpu {
 
+#ifdef WEMOE_IMITATE_AVX512
+extern const Isa avx2_isa = {"avx2", make_kernels<float>(), make_kernels<double>(), true};
+#else
 extern const Isa avx2_isa = {"avx2", make_kernels<float>(), make_kernels<double>()};
+#endif
 
 }  // namespace wemoe::cpu
 

@@ -38,6 +38,7 @@ constexpr Kernels<Real> make_kernels() {
       .merge = merge<Real>,
       .multiply = multiply<Real>,
       .transpose = transpose<Real>,
+      .pack_pairs = pack_pairs<Real>,
       .contract = contract<Real>,
       .inner_products = inner_products<Real>,
       .count_bits = count_bits,

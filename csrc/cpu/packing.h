@@ -117,6 +117,21 @@ void transpose(int64_t inputs, int64_t strips, const Real* assembled, Real* out)
 }
 
 template <typename Real>
+void pack_pairs(int64_t inputs, int64_t strips, const Real* assembled, uint16_t* out) {
+  constexpr int N = LANES<Real>;
+  const auto bits_of = [](const Real* line) { return narrow<N>(Bf16{}, load<float, N>(line)); };
+  for (int64_t s = 0; s < strips; s++) {
+    for (int64_t i = 0; i < inputs; i += 2) {
+      const Real* lines = assembled + (s * inputs + i) * LINE;
+      for (int64_t j = 0; j < LINE; j += N) {
+        write(out + (i / 2 * strips + s) * 2 * LINE + 2 * j, bits_of(lines + j) | bits_of(lines + LINE + j)
+                                                                                      << 16);
+      }
+    }
+  }
+}
+
+template <typename Real>
 void prefetch(Matrix m) {
   constexpr int64_t BYTES = 64;  // of a cache line
   with_type(m.data, m.dtype, [&]<typename Source>(const Source* source) {

@@ -3,9 +3,10 @@
 
 #include <torch/library.h>
 
-#include <functional>
+#include <type_traits>
 
 #include "checks.h"
+#include "cpu/bf16_product.h"
 #include "cpu/panels.h"
 
 namespace wemoe::cpu {
@@ -27,10 +28,18 @@ template <typename Real>
 struct Forward {
   int64_t R, M, D, F, T;
   const Weights<Real>& weights;
-  const Real* x;                // [R, M, D]
+  const Real* x;                // [R, M, D], or null:
+  const uint16_t* bf16_x;       // multiplied as it is
   Rows<const Real*> biases;     // merged, one a route
   const Real* routing_weights;  // [R, T]
   Tensor y;                     // [R, M, F]
+
+  // Part of a panel's product: some inputs' share in a route's sums.
+  struct Part {
+    int64_t column, strips, input, inputs, route, first_row, rows;
+    const Real* merged;  // [strip][input][LINE]
+    Real* sums;          // [row][PANEL]
+  };
 
   void run_panel(const Chunk& chunk, int64_t panel) const {
     const auto& k = kernels<Real>();
@@ -38,36 +47,71 @@ struct Forward {
     const int64_t strip = column / LINE, strips = ceil_divide(columns, LINE), step = tile_inputs<Real>(T);
     const auto tile_memory = scratch<Real>(weights.scratch_size(strips, step)),
                merged_memory = scratch<Real>(k.routes * strips * step * LINE),
-               sums_memory = scratch<Real>(chunk.routes * chunk.rows * PANEL);
+               sums_memory = scratch<Real>(chunk.routes * chunk.rows * PANEL),
+               pairs_memory = at::empty({bf16_x ? strips * step * LINE : 0}, at::kBFloat16);
     Real* merged = merged_memory.template mutable_data_ptr<Real>();
     Real* sums = sums_memory.template mutable_data_ptr<Real>();
+    auto* pairs = static_cast<uint16_t*>(pairs_memory.mutable_data_ptr());
     // The last tile's sums are the result, where that is of the same type and in whole lines.
     const bool into_y = dtype_of(y) == real_dtype<Real>() && columns == strips * LINE;
-    Real* y_data = into_y ? y.template mutable_data_ptr<Real>() : nullptr;
 
     for (int64_t input = 0; input < D; input += step) {
       const int64_t inputs = std::min(step, D - input), size = strips * inputs * LINE;
-      const bool last = input + inputs == D;
       const auto tile =
           weights.tile(strip, strips, input, inputs, tile_memory.template mutable_data_ptr<Real>());
-      const auto next = last ? weights.ahead(strip + strips, 0, std::min(step, D))
-                             : weights.ahead(strip, input + step, std::min(step, D - input - step));
+      const auto next = input + inputs == D
+                            ? weights.ahead(strip + strips, 0, std::min(step, D))
+                            : weights.ahead(strip, input + step, std::min(step, D - input - step));
       for_groups(chunk, k.routes, [&](int64_t first, int64_t count) {
         assemble_tile(tile, strips, inputs, count, routing_weights + (chunk.first_route + first) * tile.tasks,
                       merged);
         for (int64_t i = first; i < first + count; i++) {
-          const int64_t route = chunk.first_route + i, row = route * M + chunk.first_row;
-          const Rows<Real*> route_sums = {sums + i * chunk.rows * PANEL, PANEL};
-          const Rows<const Real*> bias = {biases.data + route * biases.stride + column, 0},
-                                  addend = input == 0 ? bias : Rows<const Real*>{route_sums.data, PANEL};
-          const Rows<Real*> out = last && into_y ? Rows<Real*>{y_data + row * F + column, F} : route_sums;
-          k.multiply(chunk.rows, strips, inputs, {x + row * D + input, D, 1},
-                     {merged + (i - first) * size, inputs * LINE}, addend, out,
-                     share_of(next, i, chunk.routes, merged));
+          const Part part = {column,
+                             strips,
+                             input,
+                             inputs,
+                             chunk.first_route + i,
+                             chunk.first_row,
+                             chunk.rows,
+                             merged + (i - first) * size,
+                             sums + i * chunk.rows * PANEL};
+          if (bf16_x) {
+            multiply_in_bf16(part, pairs);
+          } else {
+            multiply(part, into_y, share_of(next, i, chunk.routes, merged));
+          }
         }
       });
     }
+    if (bf16_x) release_bf16_product();
     if (!into_y) store(chunk, column, columns, sums);
+  }
+
+  int64_t row_of(const Part& part) const { return part.route * M + part.first_row; }
+
+  const Real* bias_of(const Part& part) const {
+    return biases.data + part.route * biases.stride + part.column;
+  }
+
+  void multiply(const Part& part, bool into_y, const Ahead& ahead) const {
+    const bool first = part.input == 0, last = part.input + part.inputs == D;
+    const Rows<const Real*> addend = {first ? bias_of(part) : part.sums, first ? 0 : PANEL};
+    Rows<Real*> out = {part.sums, PANEL};
+    if (last && into_y) out = {y.template mutable_data_ptr<Real>() + row_of(part) * F + part.column, F};
+    kernels<Real>().multiply(part.rows, part.strips, part.inputs, {x + row_of(part) * D + part.input, D, 1},
+                             {part.merged, part.inputs * LINE}, addend, out, ahead);
+  }
+
+  void multiply_in_bf16(const Part& part, uint16_t* pairs) const {
+    if constexpr (std::is_same_v<Real, float>) {
+      const int64_t columns = part.strips * LINE;
+      for (int64_t i = 0; part.input == 0 && i < part.rows; i++) {
+        std::copy_n(bias_of(part), columns, part.sums + i * PANEL);
+      }
+      kernels<Real>().pack_pairs(part.inputs, part.strips, part.merged, pairs);
+      multiply_bf16(part.rows, columns, part.inputs, bf16_x + row_of(part) * D + part.input, D, pairs,
+                    part.sums, PANEL);
+    }
   }
 
   // y from sums[route][row][PANEL]
@@ -101,7 +145,9 @@ Tensor forward(const Weights<Real>& weights, const Tensor& x, const Tensor& rout
                const std::optional<Tensor>& bias, const std::optional<Tensor>& task_biases) {
   const int64_t R = x.size(0), M = x.size(1), D = x.size(2), T = routing_weights.size(1);
   const auto type = c10::CppTypeToScalarType<Real>::value;
-  const auto rows = x.to(type).contiguous(), lambda = routing_weights.to(type).contiguous();
+  // Merged weights are rounded to bfloat16 then; its pairs of inputs leave none over.
+  const bool in_bf16 = active().multiplies_bf16 && x.scalar_type() == at::kBFloat16 && D % 2 == 0;
+  const auto rows = (in_bf16 ? x : x.to(type)).contiguous(), lambda = routing_weights.to(type).contiguous();
   const auto merged_bias = merge_biases<Real>(lambda, F, bias, task_biases);
   const auto y = at::empty({R, M, F}, x.options());
   if (D == 0) return y.copy_(merged_bias.narrow(1, 0, F).unsqueeze(1));
@@ -111,7 +157,8 @@ Tensor forward(const Weights<Real>& weights, const Tensor& x, const Tensor& rout
                                  F,
                                  T,
                                  weights,
-                                 rows.template const_data_ptr<Real>(),
+                                 in_bf16 ? nullptr : rows.template const_data_ptr<Real>(),
+                                 in_bf16 ? static_cast<const uint16_t*>(rows.const_data_ptr()) : nullptr,
                                  {merged_bias.template const_data_ptr<Real>(), merged_bias.size(1)},
                                  lambda.template const_data_ptr<Real>(),
                                  y};
