@@ -139,6 +139,6 @@ def test_sparse_over_dense(compare, bounds):
     def check(outputs):
         assert_close("y", outputs["sparse"], outputs["layer"])
 
-    case = make_case(bounds, ours="sparse", over="layer", in_baseline=False)
+    case = make_case(bounds, ours="sparse", over="layer")
     with torch.no_grad():
         compare(case, {"layer": partial(layer, x), "sparse": sparse}, check)

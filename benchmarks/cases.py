@@ -22,8 +22,7 @@ class Case:
         at_most: what the judged number must not exceed.
         aim: what it should become.
         binding: whether `at_most` holds on this machine; elsewhere the number is told for information.
-        in_baseline: whether the number is compared with the committed baseline too; not where `over` is ours as well,
-            since its getting faster is no regression.
+        in_baseline: whether the number is compared with the committed baseline too.
     """
 
     name: str

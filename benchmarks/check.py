@@ -2,7 +2,7 @@
 
 A baseline holds, for each instruction set, number of threads and minor version of torch, the judged number of every
 case: a ratio to the plain layer measured in the same run, or megabytes. Where it knows nothing of this machine, the
-numbers are told and nothing fails.
+numbers are told and nothing fails. A bound that the baseline itself misses is told too, and fails only by the margin.
 """
 
 import argparse
@@ -77,7 +77,9 @@ def compare(measured: Mapping[str, Measured], known: Mapping[str, float]) -> tup
                 failures.append(f"{name}: {value:.3f} is more than {MARGIN:.0%} above the baseline's {known[name]:.3f}")
         if at_most is not None:
             line += f"  at most {at_most:.3g}"
-            if value > at_most:
+            if value > at_most and known.get(name, 0) > at_most:
+                line += "  above it, as the baseline is"
+            elif value > at_most:
                 failures.append(f"{name}: {value:.3f} is above {at_most:.3g}, the most that it may be")
         lines.append(line)
     failures += [f"{name}: is in the baseline and was not measured" for name in known if name not in measured]
@@ -110,7 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     print(
         "",
-        *(failures or [f"no number is more than {MARGIN:.0%} above the baseline, and all bounds are kept"]),
+        *(failures or [f"no number is more than {MARGIN:.0%} above the baseline, and no bound is newly missed"]),
         sep="\n",
     )
     return 1 if failures else 0

@@ -64,9 +64,16 @@ def test_only_our_own_method_is_judged(check):
     assert check(benchmarks, {KEY: {"forward": 2}}) == 0
 
 
-def test_a_bound_fails_whatever_the_baseline_says(check, capsys):
-    assert check([benchmark("forward", 1.7, at_most=1.65)], {KEY: {"forward": 1.7}}) == 1
+def test_a_bound_that_is_newly_missed_fails(check, capsys):
+    assert check([benchmark("forward", 1.7, at_most=1.65)], {KEY: {"forward": 1.6}}) == 1
     assert "forward: 1.700 is above 1.65, the most that it may be" in capsys.readouterr().out
+
+
+def test_a_bound_that_the_baseline_misses_is_told_and_fails_by_the_margin_alone(check, capsys):
+    baseline = {KEY: {"sparse": 1.04}}
+    assert check([benchmark("sparse", 1.05, at_most=1)], baseline) == 0
+    assert "at most 1  above it, as the baseline is" in capsys.readouterr().out
+    assert check([benchmark("sparse", 1.04 * (1 + MARGIN) + 0.01, at_most=1)], baseline) == 1
 
 
 def test_a_bound_of_other_machines_does_not_fail(check):

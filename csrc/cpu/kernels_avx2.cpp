@@ -5,6 +5,7 @@
 #ifdef WEMOE_X86_KERNELS
 
 #pragma GCC target("avx2,fma,f16c,popcnt")
+#define WEMOE_F16C
 #ifdef WEMOE_IMITATE_AVX512  // the kernels' shapes for AVX-512, to be tested on a machine without it
 #define WEMOE_VECTOR_BYTES 64
 #define WEMOE_VECTOR_REGISTERS 32

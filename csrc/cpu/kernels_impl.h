@@ -1,5 +1,6 @@
 // The kernels, written once with the compiler's vector types. An instruction set's file sets its target, its
-// vector size and its number of registers, then includes this text.
+// vector size and its number of registers, and names what it has besides (WEMOE_F16C, WEMOE_AVX512: GCC 12
+// defines no macros for targets that are set in the text), then includes this text.
 //
 // Everything is in an anonymous namespace and nothing of the standard library is called: an inline function
 // compiled here for a newer CPU could otherwise replace, at link time, the copy that older CPUs run.

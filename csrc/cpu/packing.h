@@ -202,22 +202,30 @@ inline void for_words(int64_t size, const uint16_t* masks, F f) {
   if (i < size) f(bits_of(masks + i, size - i), i, size - i);
 }
 
+// The next values of a mask, each in its place of a line.
+template <typename Real, typename Source>
+inline void spread_line(uint64_t mask, const Source* values, Real* line) {
+#ifdef WEMOE_AVX512
+  using Line = Vector<float, LINE>;
+  const Line spread = __builtin_ia32_expandsf512_maskz(load<float, LINE>(values), Line{}, mask);
+  store<Real, LINE>(__builtin_convertvector(spread, Vector<Real, LINE>), line);
+#else
+  float spread[LINE];
+  const int low = mask & 0xff, high = mask >> 8 & 0xff;
+  spread_values(low, values, spread);
+  spread_values(high, values + __builtin_popcount(low), spread + 8);
+  convert<Real>(spread, LINE, line);
+#endif
+}
+
 template <typename Real>
 void expand(int64_t size, const uint16_t* masks, const void* values, Dtype dtype, Real* out) {
   with_expert_type<float>(values, dtype, [&](auto* next) {
     for_words(size, masks, [&](uint64_t bits, int64_t first, int64_t count) {
-      Real* numbers = out + first * LINE;
-#pragma GCC unroll 8
-      for (int64_t i = 0; i < count * LINE; i += 8, bits >>= 8) {
-        const int byte = bits & 0xff;
-        if constexpr (sizeof(Real) == sizeof(float)) {
-          spread_values(byte, next, numbers + i);
-        } else {
-          float spread[8];
-          spread_values(byte, next, spread);
-          convert<Real>(spread, 8, numbers + i);
-        }
-        next += __builtin_popcount(byte);
+#pragma GCC unroll 4
+      for (int64_t i = first; i < first + count; i++, bits >>= LINE) {
+        spread_line(bits & 0xffff, next, out + i * LINE);
+        next += __builtin_popcount(bits & 0xffff);
       }
     });
   });

@@ -63,11 +63,12 @@ inline Vector<float, N> widen(Bf16, Vector<uint32_t, N> bits) {
 
 template <int N>
 inline Vector<float, N> widen(Fp16, Vector<uint32_t, N> bits) {
-#ifdef __F16C__
-  if constexpr (N == 8) {
-    typedef short Halves __attribute__((vector_size(16)));
-    return __builtin_ia32_vcvtph2ps256((Halves) __builtin_convertvector(bits, Vector<uint16_t, 8>));
-  }
+  [[maybe_unused]] const auto halves = __builtin_convertvector(bits, Vector<short, N>);
+#ifdef WEMOE_F16C
+  if constexpr (N == 8) return __builtin_ia32_vcvtph2ps256(halves);
+#endif
+#ifdef WEMOE_AVX512
+  if constexpr (N == 16) return __builtin_ia32_vcvtph2ps512_mask(halves, Vector<float, N>{}, -1, 4);
 #endif
   const Vector<uint32_t, N> magnitude = (bits & 0x7fff) << 13;
   // The exponent's bias differs by 112; scaling by 2^112 also normalises what was subnormal.
