@@ -2,8 +2,8 @@
 //
 // A panel is up to PANEL columns of the result. For each panel the weights pass by in tiles, each of which is
 // assembled for a few routes at a time and multiplied while it is in cache. So every expert is read from
-// memory once, and again from a cache for every further chunk of routes, and no merged weights but those of a
-// few routes' tiles ever exist.
+// memory once for each chunk of routes (about a thousand rows), and no merged weights but those of a few
+// routes' tiles ever exist.
 //
 // Every sum runs over the whole of its index in order, whatever the chunks, groups and threads are: a route's
 // result does not depend on the routes beside it.
@@ -51,14 +51,14 @@ inline std::vector<Chunk> split_into_chunks(int64_t R, int64_t M, int64_t panels
   return chunks;
 }
 
-// Calls f(chunk, panel) for all of them, shared between the threads; a panel's chunks follow one another,
-// while its experts are still in a cache.
+// Calls f(chunk, panel) for all of them, shared between the threads. A chunk's rows stay in a cache while all
+// panels pass by: their experts come in order and are fetched ahead, which rows are not.
 template <typename F>
-void for_panels_and_chunks(const std::vector<Chunk>& chunks, int64_t panels, F f) {
+void for_chunks_and_panels(const std::vector<Chunk>& chunks, int64_t panels, F f) {
   const int64_t count = static_cast<int64_t>(chunks.size());
   at::parallel_for(0, panels * count, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) {
-      f(chunks[i % count], i / count);
+      f(chunks[i / panels], i % panels);
     }
   });
 }

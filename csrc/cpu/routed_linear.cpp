@@ -163,7 +163,7 @@ Tensor forward(const Weights<Real>& weights, const Tensor& x, const Tensor& rout
                                  lambda.template const_data_ptr<Real>(),
                                  y};
   const int64_t panels = ceil_divide(F, PANEL);
-  for_panels_and_chunks(split_into_chunks(R, M, panels, kernels<Real>().routes), panels,
+  for_chunks_and_panels(split_into_chunks(R, M, panels, kernels<Real>().routes), panels,
                         [&](const Chunk& chunk, int64_t panel) { problem.run_panel(chunk, panel); });
   return y;
 }

@@ -198,7 +198,7 @@ std::tuple<Tensor, Tensor> backward(const Weights<Real>& weights, const Tensor& 
                                   lambda.template const_data_ptr<Real>(),
                                   grad_x,
                                   partial_sums};
-  for_panels_and_chunks(split_into_chunks(R, M, panels, kernels<Real>().routes), panels,
+  for_chunks_and_panels(split_into_chunks(R, M, panels, kernels<Real>().routes), panels,
                         [&](const Chunk& chunk, int64_t panel) { problem.run_panel(chunk, panel); });
   if (output_mask[1] && task_biases) {
     add_bias_sums<Real>(grad_rows, *task_biases, partial_sums + (partials - 1) * R * T);
