@@ -365,6 +365,21 @@ def test_merged_weights_never_exist_in_memory():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "shape",
+    [
+        Shape(R=256, M=1, D=512, F=320, T=20),
+        Shape(R=2, M=577, D=4096, F=64, T=4),
+        Shape(R=100, M=50, D=96, F=80, T=3),
+        Shape(R=1, M=3000, D=256, F=4096, T=1),
+    ],
+    ids=str,
+)
+def test_sizes_of_models_match_the_reference(shape):
+    assert_matches_reference(routed_linear, routed_linear_inputs(shape))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("isa", ["avx2", "avx512"])
 def test_no_instruction_set_exports_functions(isa, tmp_path):
     """What a kernel file exports the linker may put in place of the same function for older CPUs."""
