@@ -70,7 +70,7 @@ build/peers/.installed: requirements/peers.txt .venv/.base
 
 # --- other builds --------------------------------------------------------------------------------------------------
 
-OP_TESTS := tests/test_routed_linear.py tests/test_packing.py tests/test_merge_weights.py -p no:cacheprovider
+OP_TESTS := tests/test_routed_linear.py tests/test_packing.py tests/test_merge_weights.py
 
 # $(call build_ops,FOLDER,CFLAGS,LDFLAGS): wemoe_ext with other flags, beside the one that is installed
 build_ops = CFLAGS="$(2)" LDFLAGS="$(3)" WEMOE_CUDA=0 \
@@ -82,11 +82,12 @@ SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined
 sanitize: .venv/.dev  ## the operators' tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(call build_ops,sanitize,-O1 -g -fno-omit-frame-pointer -Wno-error=maybe-uninitialized $(SANITIZE),$(SANITIZE))
 	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
-	    UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=build/sanitize/lib $(BIN)/pytest $(OP_TESTS)
+	    UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=build/sanitize/lib \
+	    $(BIN)/pytest $(OP_TESTS) tests/test_instruction_sets.py -p no:cacheprovider
 
 imitate: .venv/.dev  ## the operators' tests with what AVX-512 and AMX run, imitated on a machine that has AVX2
 	$(call build_ops,imitate,-O1 -DWEMOE_IMITATE_AVX512)
-	WEMOE_CPU_ISA=avx2 PYTHONPATH=build/imitate/lib $(BIN)/pytest $(OP_TESTS) -m "not slow" -k "not every_instruction_set"
+	WEMOE_CPU_ISA=avx2 PYTHONPATH=build/imitate/lib $(BIN)/pytest $(OP_TESTS) -m "not slow" -p no:cacheprovider
 
 clang: build/clang/.installed  ## the plain kernels through another compiler, for this processor and for ARM
 	for target in x86_64 aarch64; do \
