@@ -198,9 +198,7 @@ template <typename Real>
 class MergedWeights : public Weights<Real> {
  public:
   MergedWeights(const at::Tensor& weight, const at::Tensor& task_vectors, const at::Tensor& routing_weights)
-      : weight_(weight.contiguous()),
-        task_vectors_(task_vectors.contiguous()),
-        routing_weights_(routing_weights.contiguous()) {}
+      : weight_(weight), task_vectors_(task_vectors), routing_weights_(routing_weights.contiguous()) {}
 
   // Whether the sums can be taken where the weights lie.
   static bool fit(const at::Tensor& weight, const at::Tensor& task_vectors) {
