@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from wemoe.adaptation import CollapseWarning, adapt
+    from wemoe.drop_in import WeightEnsemblingMoE
     from wemoe.evaluation import evaluate
     from wemoe.heads import frozen_head, load_heads
     from wemoe.inspection import record_routing
-    from wemoe.layers import RoutedLinear, RoutedMLP, WeightEnsemblingMoE
+    from wemoe.layers import RoutedLinear, RoutedMLP
     from wemoe.loading import from_pretrained
     from wemoe.merging import average, task_arithmetic
     from wemoe.upcycling import upcycle
@@ -29,7 +30,7 @@ _HOMES = {
     "CollapseWarning": "wemoe.adaptation",
     "RoutedLinear": "wemoe.layers",
     "RoutedMLP": "wemoe.layers",
-    "WeightEnsemblingMoE": "wemoe.layers",
+    "WeightEnsemblingMoE": "wemoe.drop_in",
     "adapt": "wemoe.adaptation",
     "average": "wemoe.merging",
     "evaluate": "wemoe.evaluation",
