@@ -6,16 +6,19 @@ import pytest
 import torch
 from torch import nn
 from torch.func import functional_call
-from transformers import CLIPVisionConfig, ViTConfig
+from transformers import CLIPVisionConfig, GPT2Config, LlamaConfig, Phi3Config, ViTConfig
 from transformers.models.clip.modeling_clip import CLIPMLP
+from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
+from transformers.models.llama.modeling_llama import LlamaMLP
+from transformers.models.phi3.modeling_phi3 import Phi3MLP
 from transformers.models.vit.modeling_vit import ViTMLP
 
 import wemoe
 from models import experts_of
 from wemoe.layers import RoutedLinear, RoutedMLP
-from wemoe.mlps import find_mlp_parts
+from wemoe.mlp_search import find_mlp_parts
+from wemoe.routing_scope import RoutingScope
 from wemoe.task_vectors import stack_task_vectors
-from wemoe.token_masks import TokenMask
 
 B, N, D, F, T = 3, 5, 16, 24, 4
 
@@ -46,6 +49,9 @@ MLPS = {
     "sequential": lambda: nn.Sequential(nn.Linear(D, F), nn.GELU(), nn.Dropout(0.5), nn.Linear(F, D)),
     "two linears": TwoLinears,
     "functional": Functional,
+    "gated": lambda: LlamaMLP(LlamaConfig(hidden_size=D, intermediate_size=F)),
+    "gate fused": lambda: Phi3MLP(Phi3Config(hidden_size=D, intermediate_size=F, pad_token_id=0)),
+    "conv1d": lambda: GPT2MLP(F, GPT2Config(n_embd=D, resid_pdrop=0.0)),
     "no bias": lambda: nn.Sequential(nn.Linear(D, F, bias=False), nn.ReLU(), nn.Linear(F, D, bias=False)),
 }
 
@@ -163,7 +169,7 @@ def test_a_token_mask_keeps_padding_out_of_the_routing():
     randomise(layer.mlp.router)
     short = torch.randn(1, N, D)
     padded = torch.cat([short, torch.full((1, N, D), 9.0)], dim=1)
-    with TokenMask(torch.arange(2 * N).unsqueeze(0) < N):
+    with RoutingScope(torch.arange(2 * N).unsqueeze(0) < N):
         found = layer(padded)[:, :N]
     torch.testing.assert_close(found, layer(short), atol=1e-5, rtol=1e-5)
     assert not torch.allclose(layer(padded)[:, :N], layer(short), atol=1e-3)  # unmasked, padding votes
@@ -220,7 +226,7 @@ class Normed(TwoLinears):
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        (nn.Linear(D, D), "two linear maps, up and down; Linear has 1"),
+        (nn.Linear(D, D), "two linear maps, up and down, or three with a gate; Linear has 1"),
         (nn.Sequential(nn.Linear(D, F), nn.ReLU(), nn.Linear(F + 1, D + 1)), "must follow each other; Sequential has"),
         (Normed(), "Normed computes something else"),
     ],

@@ -22,12 +22,16 @@ if TYPE_CHECKING:
     from wemoe.layers import RoutedLinear, RoutedMLP
     from wemoe.loading import from_pretrained
     from wemoe.merging import average, task_arithmetic
+    from wemoe.mlps import MLPSlots
+    from wemoe.models import Family
     from wemoe.upcycling import upcycle
 
 __version__ = version("wemoe")
 
 _HOMES = {
     "CollapseWarning": "wemoe.adaptation",
+    "Family": "wemoe.models",
+    "MLPSlots": "wemoe.mlps",
     "RoutedLinear": "wemoe.layers",
     "RoutedMLP": "wemoe.layers",
     "WeightEnsemblingMoE": "wemoe.drop_in",
@@ -44,6 +48,8 @@ _HOMES = {
 
 __all__ = [
     "CollapseWarning",
+    "Family",
+    "MLPSlots",
     "RoutedLinear",
     "RoutedMLP",
     "WeightEnsemblingMoE",

@@ -16,7 +16,7 @@ from wemoe.evaluation import evaluate
 from wemoe.experts import all_features, mean_features
 from wemoe.inspection import record_routing
 from wemoe.merging import average, task_arithmetic
-from wemoe.routed_classes import RoutedModel
+from wemoe.routed_classes import RoutedModule
 from wemoe.stopwatch import Stopwatch
 from wemoe.upcycling import upcycle
 
@@ -61,7 +61,7 @@ class Routing:
 class Adapted:
     """A routed model after adaptation, its test scores and its mean routing weights, routing[task][layer][expert]."""
 
-    model: RoutedModel
+    model: RoutedModule
     adaptation: Adaptation
     scores: Scores
     routing: dict[str, list[list[float]]]

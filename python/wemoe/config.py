@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from wemoe.models.families import Family
+
 FORMAT_VERSION: Literal[1] = 1
 
 
@@ -15,13 +17,14 @@ class RoutingConfig(BaseModel):
     Attributes:
         format_version: of the saved checkpoint.
         method: who makes the routing weights.
-        base_class: name of the base's class in `transformers`.
+        base_class: name of the base's class, which `transformers` has where it is a Hugging Face model.
         absent: children that an instance of the class made from its configuration has, and the base was made
             without (`add_pooling_layer=False`, say).
         tasks: names of the T tasks, in the order of the routing weights.
         init_lambda: scaling of everything merged statically, and what routing weights start near.
         router_hidden_layers: depth of the routers.
         batch_reduce: whether routing weights are averaged over the batch.
+        families: descriptions of the base's blocks, where they are not of the library's own families.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -34,3 +37,4 @@ class RoutingConfig(BaseModel):
     init_lambda: float = Field(allow_inf_nan=False)
     router_hidden_layers: Literal[0, 1, 2]
     batch_reduce: bool
+    families: tuple[Family, ...] = ()

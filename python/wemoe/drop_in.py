@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from wemoe.layers import RoutedMLP
-from wemoe.mlps import find_mlp_parts, same_parts
+from wemoe.mlp_search import find_mlp_slots
+from wemoe.mlps import linear_sizes, parts_at
 from wemoe.routers import build_router
 from wemoe.task_vectors import Experts, check_experts, name_experts
 
@@ -19,8 +20,8 @@ class WeightEnsemblingMoE(nn.Module):
 
     Args:
         hidden_size: D, the width of the hidden states that the MLP receives.
-        base_model: the pre-trained MLP: the MLP of a CLIP or ViT block, or any module that applies a linear map, an
-            activation and a second linear map.
+        base_model: the pre-trained MLP: the MLP of a CLIP, GPT-2 or Llama block, or any module that applies a linear
+            map, an activation and a second linear map, with a gate or without.
         expert_models: T fine-tuned MLPs of the same architecture, a sequence or a mapping from task name.
         init_lambda: the routing weight that every task starts near.
         batch_first: whether hidden states are [B, N, D]; otherwise [N, B, D].
@@ -29,7 +30,7 @@ class WeightEnsemblingMoE(nn.Module):
 
     Raises:
         TypeError: `expert_models` is no sequence or mapping of modules.
-        ValueError: there is no expert, an expert does not fit the base, the base is no MLP of two linear maps,
+        ValueError: there is no expert, an expert does not fit the base, the base is no MLP,
             its input width is not `hidden_size`, or the router depth is unknown.
     """
 
@@ -46,20 +47,14 @@ class WeightEnsemblingMoE(nn.Module):
         super().__init__()
         experts = name_experts(expert_models)
         check_experts(base_model, experts)
-        base = find_mlp_parts(base_model)
-        if base.up.in_features != hidden_size:
-            raise ValueError(
-                f"hidden_size must be the input width of base_model, {base.up.in_features}; found {hidden_size}"
-            )
-        weight = base.up.weight
-        router = build_router(hidden_size, len(experts), init_lambda, router_hidden_layers).to(weight.device)
-        self.batch_first = batch_first
-        self.mlp = RoutedMLP.from_parts(
-            base, [same_parts(base, base_model, expert) for expert in experts.values()], router, batch_reduce
-        )
+        slots = find_mlp_slots(base_model)
+        base, *tuned = (parts_at(module, slots) for module in (base_model, *experts.values()))
+        width, _ = linear_sizes(base.up)
+        if width != hidden_size:
+            raise ValueError(f"hidden_size must be the input width of base_model, {width}; found {hidden_size}")
+        router = build_router(hidden_size, len(experts), init_lambda, router_hidden_layers).to(base.up.weight.device)
+        self.mlp = RoutedMLP.from_parts(base, tuned, router, batch_reduce, batch_first)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Map hidden states [B, N, D], or [N, B, D] without `batch_first`, to the same shape."""
-        if self.batch_first:
-            return self.mlp(hidden_states)  # type: ignore[no-any-return]
-        return self.mlp(hidden_states.transpose(0, 1)).transpose(0, 1)  # type: ignore[no-any-return]
+        return self.mlp(hidden_states)  # type: ignore[no-any-return]

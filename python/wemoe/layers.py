@@ -7,16 +7,17 @@ packed, in the order in which the assembly reads them; state dicts and saved fil
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from wemoe.mlps import MLPParts
+from wemoe.mlps import Activation, LinearMap, MLPParts, linear_sizes, weight_of
 from wemoe.routers import Router
+from wemoe.routing_scope import current_scope
 from wemoe.task_vectors import stack_task_vectors
-from wemoe.token_masks import current_token_mask
 from wemoe_ext import pack_task_vectors, routed_linear, unpack_task_vectors
 from wemoe_ext.packing import LINE
 
@@ -62,12 +63,12 @@ class RoutedLinear(nn.Module):
         self.task_biases = frozen(num_tasks, out_features) if bias else None
 
     @classmethod
-    def from_linears(cls, base: nn.Linear, experts: Sequence[nn.Linear]) -> RoutedLinear:
+    def from_linears(cls, base: LinearMap, experts: Sequence[LinearMap]) -> RoutedLinear:
         """Copy the weights of a base and take its experts' task vectors; the arguments stay untouched."""
-        weight, bias = base.weight, base.bias
-        layer = cls(base.in_features, base.out_features, len(experts), bias is not None, weight.dtype, weight.device)
+        weight, bias = weight_of(base), base.bias
+        layer = cls(*linear_sizes(base), len(experts), bias is not None, weight.dtype, weight.device)
         layer.weight.data.copy_(weight.detach())
-        layer.task_vectors.data = stack_task_vectors(weight, [expert.weight for expert in experts])
+        layer.task_vectors.data = stack_task_vectors(weight, [weight_of(expert) for expert in experts])
         if layer.bias is not None and layer.task_biases is not None:
             layer.bias.data.copy_(bias.detach())
             layer.task_biases.data = stack_task_vectors(bias, [expert.bias for expert in experts])
@@ -130,64 +131,85 @@ class RoutedLinear(nn.Module):
 class RoutedMLP(nn.Module):
     """An MLP whose weights are assembled for every sample by a router (WEMoE, arXiv 2402.00433, section 3.2).
 
-    All tokens of a sample share one set of weights: the router's mean over the tokens that may vote
-    (`wemoe.token_masks`).
+    It computes down(activation(up(x))), or with a gate down(activation(gate(x)) * up(x)). All tokens of a sample share
+    one set of weights: the router's mean over the tokens that may vote (`wemoe.routing_scope`).
 
     Args:
         up: routed linear map D -> F.
-        activation: between the two maps.
+        activation: between the maps; of an `up` that holds the gate too, a `wemoe.mlps.FusedGate`.
         down: routed linear map F -> D.
         router: maps hidden states to routing weights.
+        gate: routed linear map D -> F of a gated MLP.
         batch_reduce: average the routing weights over the batch, one set of weights for all samples; a sample's
             output then depends on the rest of its batch.
+        batch_first: whether hidden states are [B, N, D]; otherwise [N, B, D].
     """
 
     def __init__(
         self,
         up: RoutedLinear,
-        activation: Callable[[Tensor], Tensor],
+        activation: Activation,
         down: RoutedLinear,
         router: Router,
+        gate: RoutedLinear | None = None,
         batch_reduce: bool = False,
+        batch_first: bool = True,
     ) -> None:
         super().__init__()
         self.router = router
+        self.gate = gate
         self.up = up
         self.activation = activation
         self.down = down
         self.batch_reduce = batch_reduce
+        self.batch_first = batch_first
 
     @classmethod
     def from_parts(
-        cls, base: MLPParts, experts: Sequence[MLPParts], router: Router, batch_reduce: bool = False
+        cls,
+        base: MLPParts,
+        experts: Sequence[MLPParts],
+        router: Router,
+        batch_reduce: bool = False,
+        batch_first: bool = True,
     ) -> RoutedMLP:
         """Build the routed MLP of a base MLP and its experts; the arguments stay untouched."""
+        gates = [expert.gate for expert in experts if expert.gate is not None]
         return cls(
             RoutedLinear.from_linears(base.up, [expert.up for expert in experts]),
-            base.activation,
+            copy.deepcopy(base.activation),
             RoutedLinear.from_linears(base.down, [expert.down for expert in experts]),
             router,
+            None if base.gate is None else RoutedLinear.from_linears(base.gate, gates),
             batch_reduce,
+            batch_first,
         )
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        """Map hidden states [B, N, D] to [B, N, D].
+        """Map hidden states [B, N, D], or [N, B, D] without `batch_first`, to the same shape.
 
         Raises:
-            ValueError: `hidden_states` is not [B, N, D] with the D of this layer.
+            ValueError: `hidden_states` has no three dimensions, or not the D of this layer.
         """
         width = self.up.in_features
         if hidden_states.dim() != 3 or hidden_states.shape[-1] != width:
-            raise ValueError(f"hidden_states must be [B, N, D] with D = {width}; found {tuple(hidden_states.shape)}")
-        routing_weights = self.router(hidden_states, current_token_mask())  # [R, T], R = B or 1
+            layout = "[B, N, D]" if self.batch_first else "[N, B, D]"
+            raise ValueError(f"hidden_states must be {layout} with D = {width}; found {tuple(hidden_states.shape)}")
+        if not self.batch_first:
+            return self._forward(hidden_states.transpose(0, 1)).transpose(0, 1)
+        return self._forward(hidden_states)
+
+    def _forward(self, hidden_states: Tensor) -> Tensor:
+        routing_weights = current_scope().route(self.router, hidden_states)  # [R, T], R = B or 1
         if self.batch_reduce:
             routing_weights = routing_weights.mean(dim=0, keepdim=True)
         batched = routing_weights.shape[0] == hidden_states.shape[0]
-        routes = hidden_states if batched else hidden_states.reshape(1, -1, width)  # [R, M, D]
-        inner = self.activation(self.up(routes, routing_weights))  # [R, M, F]
+        x = hidden_states if batched else hidden_states.reshape(1, -1, hidden_states.shape[-1])  # [R, M, D]
+        up = self.up(x, routing_weights)  # [R, M, F]
+        inner = self.activation(up) if self.gate is None else self.activation(self.gate(x, routing_weights)) * up
         outer: Tensor = self.down(inner, routing_weights)  # [R, M, D]
         return outer.reshape(*hidden_states.shape[:2], outer.shape[-1])
 
     def extra_repr(self) -> str:
         """Show what no child shows."""
-        return f"batch_reduce={self.batch_reduce}"
+        return f"batch_reduce={self.batch_reduce}, batch_first={self.batch_first}"

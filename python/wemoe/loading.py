@@ -17,13 +17,13 @@ from transformers.initialization import no_init_weights
 
 from wemoe.config import FORMAT_VERSION, RoutingConfig
 from wemoe.layers import RoutedLinear
-from wemoe.routed_classes import RoutedModel
+from wemoe.routed_classes import RoutedModule
 from wemoe.safe_tensors import read_tensors
 from wemoe.saving import MODEL_TYPE, WEIGHTS_GLOB
 from wemoe.upcycling import prepare_for_loading
 
 
-def from_pretrained(folder: str | os.PathLike[str]) -> RoutedModel:
+def from_pretrained(folder: str | os.PathLike[str]) -> RoutedModule:
     """Load a routed model that `save_pretrained` wrote; strict, and in evaluation mode.
 
     Args:
@@ -43,9 +43,9 @@ def from_pretrained(folder: str | os.PathLike[str]) -> RoutedModel:
     with no_init_weights():
         plain = _base_model(path, config, configuration["base_config"])
         model = prepare_for_loading(plain, config)
-    model.tie_weights()
+    plain.tie_weights()
     _load_weights(model, _read_weights(path), path)
-    model.eval()  # type: ignore[no-untyped-call]
+    model.eval()
     return model
 
 

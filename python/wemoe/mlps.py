@@ -1,93 +1,155 @@
-"""The pieces of an MLP: a linear map up, an activation, a linear map down.
-
-Found by structure and then proven: the composition of the pieces must reproduce the module on a random input, so a
-module with a norm, a gate or a residual inside is refused by name instead of being silently misread.
-"""
+"""The pieces of an MLP: linear maps up, perhaps gate, and down, with an activation; and where a module keeps them."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import cast
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal, cast
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from transformers.activations import ACT2FN
+from transformers.pytorch_utils import Conv1D
+
+Activation = Callable[[Tensor], Tensor]
+LinearMap = nn.Linear | Conv1D
+
+
+@dataclass(frozen=True)
+class MLPSlots:
+    """Where a block keeps the pieces of its MLP, and what the routed MLP takes the place of.
+
+    Paths are those of submodules, with `*` for what differs between blocks. Where the MLP is a module of its own, the
+    routed MLP replaces it whole. Where it is spread over the block, `down` becomes the routed MLP and what stands
+    before it, activation included, becomes an identity.
+
+    Attributes:
+        up: path of the linear map D -> F.
+        activation: path of the activation, or its name in transformers (`"gelu"`, `"silu"`, ...).
+        down: path of the linear map F -> D.
+        replaced: path of what the routed MLP takes the place of.
+        gate: path of the gate D -> F of a gated MLP, down(activation(gate(x)) * up(x)).
+        fused_gate: which half of the outputs of `up`, a linear map D -> 2F, is the gate.
+        bypassed: paths of what becomes an identity.
+    """
+
+    up: str
+    activation: str
+    down: str
+    replaced: str
+    gate: str | None = None
+    fused_gate: Literal["first", "second"] | None = None
+    bypassed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class MLPParts:
-    """down(activation(up(x))) with up: D -> F and down: F -> D."""
+    """down(activation(up(x))), or down(activation(gate(x)) * up(x)), with up, gate: D -> F and down: F -> D."""
 
-    up: nn.Linear
-    activation: Callable[[Tensor], Tensor]
-    down: nn.Linear
+    up: LinearMap
+    activation: Activation
+    down: LinearMap
+    gate: LinearMap | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """Apply the MLP to x [..., D]."""
-        return self.down(self.activation(self.up(x)))  # type: ignore[no-any-return]
+        inner = self.activation(self.up(x)) if self.gate is None else self.activation(self.gate(x)) * self.up(x)
+        return cast("Tensor", self.down(inner))
 
 
-def find_mlp_parts(module: nn.Module) -> MLPParts:
-    """Find the pieces of a module that applies a linear map, an activation and a second linear map.
+class FusedGate(nn.Module):
+    """The activation of an MLP whose `up` gives gate and values side by side: [..., 2F] to [..., F].
 
     Args:
-        module: `CLIPMLP`, `ViTMLP`, `nn.Sequential(nn.Linear, nn.GELU, nn.Linear)`, or the like; dropout may stand
-            anywhere and is left out, since the weights around it are frozen.
-
-    Raises:
-        ValueError: the module has other linear maps, or does not compute the composition of its pieces.
+        activation: of the gate.
+        gate: which half is the gate.
     """
-    kind = type(module).__name__
-    linears = [child for child in module.modules() if isinstance(child, nn.Linear)]
-    if len(linears) != 2:
-        raise ValueError(f"an MLP must have two linear maps, up and down; {kind} has {len(linears)}")
-    orders = [(up, down) for up, down in (linears, linears[::-1]) if up.out_features == down.in_features]
-    if not orders:
-        raise ValueError(f"an MLP's linear maps must follow each other; {kind} has {linears[0]} and {linears[1]}")
-    for up, down in orders:
-        for activation in _activation_candidates(module):
-            parts = MLPParts(up, activation, down)
-            if _reproduces(parts, module):
-                return parts
-    raise ValueError(
-        f"an MLP must compute down(activation(up(x))); {kind} computes something else than its two linear maps "
-        "around any one of its activations"
+
+    def __init__(self, activation: Activation, gate: Literal["first", "second"]) -> None:
+        super().__init__()
+        self.activation = activation
+        self.gate = gate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Gate one half of x [..., 2F] by the other."""
+        first, second = x.chunk(2, dim=-1)
+        return self.activation(first) * second if self.gate == "first" else first * self.activation(second)
+
+
+def weight_of(linear: LinearMap) -> Tensor:
+    """Return the weight [F, D] of a linear map; GPT-2's Conv1D stores it transposed."""
+    return linear.weight.T if isinstance(linear, Conv1D) else linear.weight
+
+
+def linear_sizes(linear: LinearMap) -> tuple[int, int]:
+    """Return D and F of a linear map."""
+    outputs, inputs = weight_of(linear).shape
+    return inputs, outputs
+
+
+def resolve(block: nn.Module, slots: MLPSlots) -> MLPSlots | None:
+    """Put the paths of one block in place of patterns; None where the block keeps its MLP elsewhere."""
+    up, down, replaced = (find_path(block, pattern) for pattern in (slots.up, slots.down, slots.replaced))
+    gate = None if slots.gate is None else find_path(block, slots.gate)
+    activation = find_activation(block, slots.activation)
+    bypassed = tuple(path for pattern in slots.bypassed for path in find_paths(block, pattern))
+    if up is None or down is None or replaced is None or activation is None or (slots.gate and gate is None):
+        return None
+    return MLPSlots(up, activation, down, replaced, gate, slots.fused_gate, bypassed)
+
+
+def parts_at(block: nn.Module, slots: MLPSlots) -> MLPParts:
+    """Return the pieces of a block's MLP, by paths without patterns."""
+
+    def linear(path: str) -> LinearMap:
+        return cast("LinearMap", block.get_submodule(path))
+
+    activation = _activation_at(block, slots.activation)
+    if slots.fused_gate:
+        activation = FusedGate(activation, slots.fused_gate)
+    gate = None if slots.gate is None else linear(slots.gate)
+    return MLPParts(linear(slots.up), activation, linear(slots.down), gate)
+
+
+def find_paths(block: nn.Module, pattern: str) -> list[str]:
+    """Return the paths of submodules that a pattern fits, in the order of the block's modules."""
+    return [name for name, _ in block.named_modules() if fnmatchcase(name, pattern)]
+
+
+def find_path(block: nn.Module, pattern: str) -> str | None:
+    """Return the one path that a pattern fits; None where there is none, or more than one."""
+    paths = find_paths(block, pattern)
+    return paths[0] if len(paths) == 1 else None
+
+
+def find_activation(block: nn.Module, pattern: str) -> str | None:
+    """Return the one path that a pattern fits, or else the name if transformers knows it; None where it is neither."""
+    owner, _, name = pattern.rpartition(".")
+    path = find_path(block, owner) if owner else ""
+    if path is not None and hasattr(block.get_submodule(path), name):
+        return f"{path}.{name}" if path else name
+    return pattern if pattern in ACT2FN else None
+
+
+def within(slots: MLPSlots, module: nn.Module, path: str) -> MLPSlots:
+    """Turn slots of a module into slots of a block that holds it under `path`."""
+
+    def moved(slot: str) -> str:
+        return f"{path}.{slot}"
+
+    owner, _, name = slots.activation.rpartition(".")
+    is_path = hasattr(module.get_submodule(owner), name)
+    return MLPSlots(
+        up=moved(slots.up),
+        activation=moved(slots.activation) if is_path else slots.activation,
+        down=moved(slots.down),
+        replaced=path,
+        gate=None if slots.gate is None else moved(slots.gate),
+        fused_gate=slots.fused_gate,
     )
 
 
-def same_parts(parts: MLPParts, module: nn.Module, other: nn.Module) -> MLPParts:
-    """Find in `other`, a module of the same architecture, the pieces that `parts` are in `module`."""
-    names = {child: name for name, child in module.named_modules()}
-    up, down = (cast("nn.Linear", other.get_submodule(names[child])) for child in (parts.up, parts.down))
-    return replace(parts, up=up, down=down)
-
-
-def _activation_candidates(module: nn.Module) -> list[Callable[[Tensor], Tensor]]:
-    """Every child without parameters that is no dropout, every function kept as an attribute, the usual functions."""
-    leaves = [
-        child
-        for child in module.modules()
-        if not list(child.children()) and not list(child.parameters()) and not isinstance(child, nn.Dropout)
-    ]
-    functions = [
-        value
-        for owner in module.modules()
-        for name, value in vars(owner).items()
-        if not name.startswith("_") and callable(value) and not isinstance(value, type)
-    ]
-    return [*leaves, *functions, F.relu, F.gelu, F.silu, torch.tanh, nn.Identity()]
-
-
-def _reproduces(parts: MLPParts, module: nn.Module) -> bool:
-    """Compare on one small random input, in double precision on the CPU, dropout off."""
-    twin_module, twin = copy.deepcopy((module, parts))
-    twin_module.to(device="cpu", dtype=torch.float64).eval()
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(1, 3, parts.up.in_features, dtype=torch.float64, generator=generator)
-    with torch.no_grad():
-        try:
-            return torch.allclose(twin(x), twin_module(x))
-        except (TypeError, RuntimeError, IndexError, AttributeError):
-            return False  # an attribute that takes other arguments is no activation
+def _activation_at(block: nn.Module, path: str) -> Activation:
+    owner, _, name = path.rpartition(".")
+    holder = block.get_submodule(owner)  # a module, or a function of the configuration
+    return cast("Activation", getattr(holder, name) if hasattr(holder, name) else ACT2FN[path])

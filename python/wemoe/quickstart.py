@@ -28,7 +28,7 @@ from wemoe.files import check_writable, write_text
 from wemoe.heads import load_heads
 from wemoe.info import collect
 from wemoe.loading import from_pretrained
-from wemoe.routed_classes import RoutedModel
+from wemoe.routed_classes import RoutedModule
 from wemoe.stopwatch import Stopwatch
 
 
@@ -135,7 +135,7 @@ def _prepare(
     return Bench(base, models, heads, tasks)
 
 
-def _save(folder: Path, bench: Bench, model: RoutedModel) -> None:
+def _save(folder: Path, bench: Bench, model: RoutedModule) -> None:
     """Save the model with its heads, and check that what was saved gives the same logits, bit for bit.
 
     Raises:

@@ -1,49 +1,71 @@
-"""The classes of routed models: subclasses of the base's own, generated once for each base class.
-
-A routed model is an instance of its base's class, so that whatever accepts the base (generation, trainers, pipelines)
-accepts it. The generated classes carry the name of the class they extend, which other libraries look up.
-"""
+"""The mixins of routed blocks and routed models, which generated subclasses of the base's own classes carry."""
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import Cache, PreTrainedModel
 
+from wemoe.caches import keep_routing
 from wemoe.config import RoutingConfig
 from wemoe.heads import Heads
+from wemoe.routing_scope import RoutingScope
 from wemoe.saving import save
-from wemoe.token_masks import TokenMask, from_attention_mask
+from wemoe.specialising import Specialised
+from wemoe.token_masks import first_token, from_attention_mask, prompt_before_labels, prompt_tokens
 
 
-class Specialised(nn.Module):
-    """A generated subclass: copied and pickled by the class it extends, since its own cannot be imported."""
+class RoutedBlock(Specialised, nn.Module):
+    """A transformer block that tells its routed MLP which tokens vote, and where to keep routing weights.
 
-    base_class: ClassVar[type[nn.Module]]
-    mixin: ClassVar[type[Specialised]]
+    Attributes:
+        routed_name: the block's path in the model that was upcycled.
+        positions: of the arguments of the block's forward, by name.
+    """
 
-    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        """Rebuild from the extended class and the mixin."""
-        return _allocate, (self.base_class, self.mixin), self.__dict__.copy()
+    routed_name: str
+    positions: ClassVar[dict[str, int]]
 
+    @classmethod
+    def class_attributes(cls, base_class: type) -> dict[str, Any]:
+        """Read the positions off the block's own forward; self is not among them."""
+        parameters = list(inspect.signature(base_class.forward).parameters)  # type: ignore[attr-defined]
+        return {"positions": {name: position for position, name in enumerate(parameters[1:])}}
 
-class RoutedBlock(Specialised):
-    """A transformer block that hands the token mask read off its attention mask to its routed MLP."""
+    def forward(self, *args: Any, prompt_mask: Tensor | None = None, **kwargs: Any) -> Any:
+        """Run the block as the class it extends does.
 
-    mask_index: ClassVar[int]
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the block as the class it extends does, padding left out of the routing."""
-        index = self.mask_index
-        attention_mask = args[index] if len(args) > index else kwargs.get("attention_mask")
-        with TokenMask(from_attention_mask(attention_mask)):
+        Args:
+            args: positional arguments of the block.
+            prompt_mask: bool [B, P], the tokens that a model which writes has been given; None: all of them.
+            kwargs: keyword arguments of the block.
+        """
+        given = {name: args[i] if i < len(args) else kwargs.get(name) for name, i in self.positions.items()}
+        cache = given.get("past_key_values")
+        kept = keep_routing(cache) if isinstance(cache, Cache) else None
+        mask = None if kept and self.routed_name in kept else _token_mask(given, prompt_mask)
+        with RoutingScope(mask, kept, self.routed_name):
             return super().forward(*args, **kwargs)
 
 
-class RoutedModel(Specialised, PreTrainedModel):  # type: ignore[no-untyped-call]  # its __init_subclass__
+def _token_mask(given: dict[str, Any], prompt_mask: Tensor | None) -> Tensor | None:
+    """Tokens that vote, bool [B, N], by the arguments of a block; None: all of them."""
+    hidden_states = next(iter(given.values()))  # [B, N, D]
+    real = from_attention_mask(given.get("attention_mask"), hidden_states.shape[1])
+    reads_encoder = given.get("encoder_hidden_states") is not None
+    if not reads_encoder and prompt_mask is None:
+        return real
+    if real is None:
+        real = torch.ones(hidden_states.shape[:2], dtype=torch.bool, device=hidden_states.device)
+    return first_token(real) if reads_encoder or prompt_mask is None else prompt_tokens(real, prompt_mask)
+
+
+class RoutedModule(Specialised, nn.Module):
     """A routed model: an instance of the base's class whose MLPs are assembled for every sample.
 
     Attributes:
@@ -52,7 +74,7 @@ class RoutedModel(Specialised, PreTrainedModel):  # type: ignore[no-untyped-call
 
     routing_config: RoutingConfig
 
-    def save_pretrained(  # type: ignore[override]  # the base's other options belong to other formats
+    def save_pretrained(
         self,
         save_directory: str | os.PathLike[str],
         is_main_process: bool = True,
@@ -77,31 +99,44 @@ class RoutedModel(Specialised, PreTrainedModel):  # type: ignore[no-untyped-call
             save(self, save_directory, state_dict=state_dict, max_shard_size=max_shard_size, heads=heads)
 
 
-_generated: dict[tuple[type[nn.Module], type[Specialised]], type[Specialised]] = {}
+class RoutedModel(RoutedModule, PreTrainedModel):  # type: ignore[misc, no-untyped-call]  # own options of saving
+    """A routed model of a Hugging Face class."""
+
+    def _reorder_cache(self, past_key_values: Cache, beam_idx: Tensor) -> Cache:
+        """Reorder keys, values and routing weights; beam search calls this."""
+        keep_routing(past_key_values)
+        past_key_values.reorder_cache(beam_idx)  # type: ignore[arg-type]
+        return past_key_values
 
 
-def specialise(base_class: type[nn.Module], mixin: type[Specialised]) -> type[Specialised]:
-    """Return the subclass of `base_class` that is also a `mixin`; the same one for the same arguments."""
-    key = (base_class, mixin)
-    if key not in _generated:
-        _generated[key] = _generate(base_class, mixin)
-    return _generated[key]
+class RoutedCausalModel(RoutedModel):  # type: ignore[no-untyped-call]
+    """A routed model that writes: its prompt alone is routed on, in training, in one forward and token by token.
 
+    Its forward takes one argument more, `prompt_mask` bool [B, P]: the tokens of the prompt. Without it, the tokens
+    before a sample's first label are the prompt where labels [B, N] are given, and all tokens are where they are not.
+    """
 
-def _generate(base_class: type[nn.Module], mixin: type[Specialised]) -> type[Specialised]:
-    body: dict[str, Any] = {
-        "__module__": base_class.__module__,
-        "__qualname__": base_class.__qualname__,
-        "__doc__": base_class.__doc__,
-        "base_class": base_class,
-        "mixin": mixin,
-    }
-    if mixin is RoutedBlock:
-        parameters = list(inspect.signature(base_class.forward).parameters)
-        body["mask_index"] = parameters.index("attention_mask") - 1  # self is not among the arguments
-    return type(base_class.__name__, (mixin, base_class), body)
+    @classmethod
+    def class_attributes(cls, base_class: type) -> dict[str, Any]:
+        """Give the class a forward with the base's signature, which trainers and generation read."""
 
+        @functools.wraps(base_class.forward)  # type: ignore[attr-defined]
+        def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+            labels = kwargs.get("labels")
+            if kwargs.get("prompt_mask") is None and labels is not None:
+                kwargs["prompt_mask"] = prompt_before_labels(labels)
+            return base_class.forward(self, *args, **kwargs)  # type: ignore[attr-defined]
 
-def _allocate(base_class: type[nn.Module], mixin: type[Specialised]) -> Specialised:
-    generated = specialise(base_class, mixin)
-    return generated.__new__(generated)
+        signature = inspect.signature(base_class.forward)  # type: ignore[attr-defined]
+        prompt_mask = inspect.Parameter("prompt_mask", inspect.Parameter.KEYWORD_ONLY, default=None)
+        *parameters, rest = signature.parameters.values()  # transformers' forwards end in **kwargs
+        forward.__signature__ = signature.replace(parameters=[*parameters, prompt_mask, rest])  # type: ignore[attr-defined]
+        return {"forward": forward}
+
+    def generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Write after a prompt as the base does; drafts of assisted decoding are no part of the prompt."""
+        given = (inputs, kwargs.get("input_ids"), kwargs.get("inputs_embeds"))
+        prompt = next((tensor for tensor in given if tensor is not None), None)
+        if prompt is not None and kwargs.get("prompt_mask") is None:
+            kwargs["prompt_mask"] = torch.ones(prompt.shape[:2], dtype=torch.bool, device=prompt.device)
+        return super().generate(inputs, *args, **kwargs)  # type: ignore[misc]

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 
 from huggingface_hub import save_torch_state_dict
 from torch import Tensor
+from transformers import PreTrainedConfig
 
 from wemoe.files import check_writable, replacing_files
 from wemoe.heads import HEADS_FILE, Heads, check_heads, write_heads
 
 if TYPE_CHECKING:
-    from wemoe.routed_classes import RoutedModel
+    from wemoe.routed_classes import RoutedModule
 
 MODEL_TYPE = "wemoe"
 WEIGHTS_PATTERN = "wemoe{suffix}.safetensors"
@@ -27,7 +28,7 @@ WEIGHTS_GLOB = "wemoe*.safetensors*"
 
 
 def save(
-    model: RoutedModel,
+    model: RoutedModule,
     folder: str | os.PathLike[str],
     *,
     state_dict: dict[str, Tensor] | None = None,
@@ -37,11 +38,12 @@ def save(
     """Save a routed model; see `RoutedModel.save_pretrained`."""
     check_heads(heads or {}, model.routing_config.tasks)
     check_writable(os.path.dirname(os.path.abspath(folder)))
+    base_config = getattr(model, "config", None)
     configuration = {
         "model_type": MODEL_TYPE,
         "architectures": [model.routing_config.base_class],
         "wemoe": model.routing_config.model_dump(mode="json"),
-        "base_config": model.config.to_dict(),
+        "base_config": base_config.to_dict() if isinstance(base_config, PreTrainedConfig) else None,
     }
     state = model.state_dict() if state_dict is None else state_dict
     with replacing_files(folder, stale=(WEIGHTS_GLOB, HEADS_FILE)) as staging:

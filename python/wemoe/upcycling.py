@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from typing import cast
+from typing import TypeVar, cast
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -13,51 +13,58 @@ from transformers.initialization import no_init_weights
 from wemoe.config import RoutingConfig
 from wemoe.layers import RoutedLinear, RoutedMLP
 from wemoe.merging import task_arithmetic
-from wemoe.mlps import MLPParts
+from wemoe.mlps import LinearMap, MLPParts, linear_sizes, parts_at
 from wemoe.models import Family, find_blocks
-from wemoe.routed_classes import RoutedBlock, RoutedModel, specialise
+from wemoe.models.blocks import takes_attention_mask, unknown_families
+from wemoe.routed_classes import RoutedBlock, RoutedCausalModel, RoutedModel, RoutedModule
 from wemoe.routers import Router, build_router
+from wemoe.specialising import specialise
 from wemoe.task_vectors import Experts, name_experts
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def upcycle(
-    base_model: PreTrainedModel,
-    expert_models: Experts[PreTrainedModel],
+    base_model: Model,
+    expert_models: Experts[Model],
     *,
     init_lambda: float = 0.3,
     router_hidden_layers: int = 2,
     batch_reduce: bool = False,
-) -> RoutedModel:
+    family: Family | None = None,
+) -> RoutedModule:
     """Make a WEMoE of a base and its experts (arXiv 2402.00433, section 3.3).
 
     Every MLP becomes a routed MLP of the pre-trained weights, the experts' task vectors and a fresh router, whose
     random initial values come from torch's global generator; everything else is merged by task arithmetic. Padding
-    never changes a sample's output: routed MLPs average over the tokens that the attention mask lets take part.
+    never changes a sample's output: routed MLPs average over the tokens that the attention mask lets take part. A
+    model that writes is routed by its prompt, a decoder that reads an encoder by its first token (`wemoe.token_masks`).
 
     Args:
-        base_model: a Hugging Face model of a known family (`wemoe.models.FAMILIES`); untouched.
+        base_model: a Hugging Face model, or any module whose blocks stand in a list of layers; untouched. Families
+            with descriptions are in `wemoe.models.FAMILIES`, other blocks are found by structure.
         expert_models: T models fine-tuned from it, of its class: a sequence or a mapping from task name; untouched.
         init_lambda: scaling of the statically merged rest, and the routing weight that every task starts near.
         router_hidden_layers: depth of the routers: 0 (one learned constant per MLP and task), 1 or 2.
         batch_reduce: average the routing weights over the batch, so that its samples share one set of weights.
+        family: your own description of the base's blocks.
 
     Returns:
         A new model of the base's own class, in evaluation mode where the base is; only its routers require
         gradients.
 
     Raises:
-        TypeError: the base is no Hugging Face model, or `expert_models` is no sequence or mapping of modules.
-        ValueError: there is no expert, an expert does not fit the base, the base belongs to no known family, or
+        TypeError: the base is no module or one that is upcycled already, or `expert_models` is no sequence or
+            mapping of modules.
+        ValueError: there is no expert, an expert does not fit the base, the base has no MLP that can be routed, or
             another argument is out of its range.
     """
-    if not isinstance(base_model, PreTrainedModel):
-        raise TypeError(
-            f"base_model must be a Hugging Face PreTrainedModel; found {type(base_model).__name__}. "
-            "For a single MLP there is wemoe.WeightEnsemblingMoE."
-        )
-    if isinstance(base_model, RoutedModel):
+    if not isinstance(base_model, nn.Module):
+        raise TypeError(f"base_model must be a torch.nn.Module; found {type(base_model).__name__}")
+    if isinstance(base_model, RoutedModule):
         raise TypeError("base_model must be a plain model; found one that is upcycled already")
     experts = name_experts(expert_models)
+    blocks = find_blocks(base_model, () if family is None else (family,))
     config = RoutingConfig(
         base_class=type(base_model).__name__,
         absent=_absent_children(base_model),
@@ -65,75 +72,103 @@ def upcycle(
         init_lambda=init_lambda,
         router_hidden_layers=router_hidden_layers,  # type: ignore[arg-type]  # checked here, by pydantic
         batch_reduce=batch_reduce,
+        families=unknown_families(blocks),
     )
-    blocks = find_blocks(base_model)
+    _warn_of_unread_masks(base_model, blocks)
     model = task_arithmetic(base_model, experts, init_lambda)
-    for path, family in blocks.items():
-        base, *tuned = (_mlp_parts(source, path, family) for source in (base_model, *experts.values()))
-        routed = RoutedMLP.from_parts(base, tuned, _router(config, base), batch_reduce)
-        _install(model.get_submodule(path), family, routed)
+    for path, described in blocks.items():
+        sources = (source.get_submodule(path) for source in (base_model, *experts.values()))
+        base, *tuned = (parts_at(block, described.mlp) for block in sources)
+        block = model.get_submodule(path)
+        routed = RoutedMLP.from_parts(base, tuned, _router(config, base), batch_reduce, _is_batch_first(block))
+        _install(block, path, described, routed)
     return _finish(model, config)
 
 
-def prepare_for_loading(model: PreTrainedModel, config: RoutingConfig) -> RoutedModel:
+def prepare_for_loading(model: nn.Module, config: RoutingConfig) -> RoutedModule:
     """Turn a plain model into the routed model of a configuration, its weights still to be loaded."""
-    blocks = find_blocks(model)
-    for path, family in blocks.items():
-        base = _mlp_parts(model, path, family)
-        _install(model.get_submodule(path), family, _empty_routed_mlp(base, config))
+    for path, family in find_blocks(model, config.families).items():
+        block = model.get_submodule(path)
+        _install(block, path, family, _empty_routed_mlp(block, family, config))
     return _finish(model, config)
 
 
-def _absent_children(model: PreTrainedModel) -> tuple[str, ...]:
+def _absent_children(model: nn.Module) -> tuple[str, ...]:
+    if not isinstance(model, PreTrainedModel):
+        return ()
     with no_init_weights():
         whole = type(model)(copy.deepcopy(model.config))
     return tuple(name for name, _ in whole.named_children() if getattr(model, name, None) is None)
 
 
-def _mlp_parts(model: nn.Module, path: str, family: Family) -> MLPParts:
-    block = model.get_submodule(path)
-    up, down = (block.get_submodule(slot) for slot in (family.mlp.up, family.mlp.down))
-    owner, _, name = family.mlp.activation.rpartition(".")
-    activation = getattr(block.get_submodule(owner), name)  # a module, or a function of the configuration
-    return MLPParts(cast("nn.Linear", up), activation, cast("nn.Linear", down))
-
-
 def _router(config: RoutingConfig, base: MLPParts) -> Router:
-    router = build_router(base.up.in_features, len(config.tasks), config.init_lambda, config.router_hidden_layers)
+    width, _ = linear_sizes(base.up)
+    router = build_router(width, len(config.tasks), config.init_lambda, config.router_hidden_layers)
     return router.to(base.up.weight.device)
 
 
-def _empty_routed_mlp(base: MLPParts, config: RoutingConfig) -> RoutedMLP:
-    def empty(linear: nn.Linear) -> RoutedLinear:
+def _empty_routed_mlp(block: nn.Module, family: Family, config: RoutingConfig) -> RoutedMLP:
+    def empty(linear: LinearMap) -> RoutedLinear:
         weight, bias = linear.weight, linear.bias is not None
-        tasks = len(config.tasks)
-        return RoutedLinear(linear.in_features, linear.out_features, tasks, bias, weight.dtype, weight.device)
+        return RoutedLinear(*linear_sizes(linear), len(config.tasks), bias, weight.dtype, weight.device)
 
-    router = _router(config, base)
-    return RoutedMLP(empty(base.up), base.activation, empty(base.down), router, config.batch_reduce)
+    base = parts_at(block, family.mlp)
+    return RoutedMLP(
+        empty(base.up),
+        base.activation,
+        empty(base.down),
+        _router(config, base),
+        None if base.gate is None else empty(base.gate),
+        config.batch_reduce,
+        _is_batch_first(block),
+    )
 
 
-def _install(block: nn.Module, family: Family, routed: RoutedMLP) -> None:
-    """Put a routed MLP in the place of a block's MLP, and let the block hand its token mask over."""
+def _is_batch_first(block: nn.Module) -> bool:
+    """Whether a block's hidden states are [B, N, D]: torch's own attention tells where they may be [N, B, D]."""
+    attentions = (module for module in block.modules() if isinstance(module, nn.MultiheadAttention))
+    return all(attention.batch_first for attention in attentions)
+
+
+def _warn_of_unread_masks(model: nn.Module, blocks: dict[str, Family]) -> None:
+    if takes_attention_mask(model) and not any(takes_attention_mask(model.get_submodule(path)) for path in blocks):
+        warnings.warn(
+            f"padding will vote on the routing weights: {type(model).__name__} takes an attention_mask, but the "
+            "forward of its blocks has no argument of that name",
+            stacklevel=3,
+        )
+
+
+def _install(block: nn.Module, path: str, family: Family, routed: RoutedMLP) -> None:
+    """Put a routed MLP in the place of a block's MLP, and let the block tell it which tokens vote."""
     block.set_submodule(family.mlp.replaced, routed)
-    for path in family.mlp.bypassed:
-        block.set_submodule(path, nn.Identity())
+    for bypassed in family.mlp.bypassed:
+        block.set_submodule(bypassed, nn.Identity())
     if getattr(block, "chunk_size_feed_forward", 0):
         warnings.warn(
             f"chunk_size_feed_forward is set to 0 in {type(block).__name__}: a router must see whole samples",
             stacklevel=3,
         )
         setattr(block, "chunk_size_feed_forward", 0)  # noqa: B010 - an attribute that nn.Module does not declare
-    block.__class__ = specialise(type(block), RoutedBlock)
+    routed_block = cast("RoutedBlock", block)
+    routed_block.__class__ = cast("type[RoutedBlock]", specialise(type(block), RoutedBlock))
+    routed_block.routed_name = path
 
 
-def _finish(model: PreTrainedModel, config: RoutingConfig) -> RoutedModel:
+def _finish(model: nn.Module, config: RoutingConfig) -> RoutedModule:
     """Freeze everything but the routers and give the model the class of a routed model."""
     model.requires_grad_(False)
     for module in model.modules():
         if isinstance(module, RoutedMLP):
             module.router.requires_grad_(True)
-    routed = cast("RoutedModel", model)
-    routed.__class__ = cast("type[RoutedModel]", specialise(type(model), RoutedModel))
+    routed = cast("RoutedModule", model)
+    routed.__class__ = cast("type[RoutedModule]", specialise(type(model), _mixin(model)))
     routed.routing_config = config
     return routed
+
+
+def _mixin(model: nn.Module) -> type[RoutedModule]:
+    if not isinstance(model, PreTrainedModel):
+        return RoutedModule
+    writes_after_a_prompt = model.can_generate() and not model.config.is_encoder_decoder
+    return RoutedCausalModel if writes_after_a_prompt else RoutedModel

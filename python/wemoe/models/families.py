@@ -6,24 +6,11 @@ them is called.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
-
-@dataclass(frozen=True)
-class MLPSlots:
-    """Paths of down(activation(up(x))) inside a block, and what the routed MLP takes the place of.
-
-    Where the MLP is a module of its own, the routed MLP replaces it whole. Where it is spread over the block, `down`
-    becomes the routed MLP and what stands before it, activation included, becomes an identity.
-    """
-
-    up: str
-    activation: str
-    down: str
-    replaced: str
-    bypassed: tuple[str, ...] = ()
+from wemoe.mlps import MLPSlots, find_paths, resolve
 
 
 @dataclass(frozen=True)
@@ -32,22 +19,24 @@ class Family:
 
     Attributes:
         name: as its documentation calls it.
-        block: class name of its transformer block, whose forward takes `attention_mask`.
+        blocks: class names of its transformer blocks. A block whose forward takes `attention_mask` keeps padding out
+            of the routing; in any other one every token votes.
         mlp: where a block keeps its MLP.
-        attention: paths of the attention's linear maps inside a block: query, key, value, output.
+        attention: paths of the attention's linear maps inside a block: query, key, value (or one map for all three),
+            output; or of a `torch.nn.MultiheadAttention`, whole. `*` stands for what differs between blocks.
         norms: paths of the norms inside a block.
     """
 
     name: str
-    block: str
+    blocks: tuple[str, ...]
     mlp: MLPSlots
-    attention: tuple[str, str, str, str]
-    norms: tuple[str, ...]
+    attention: tuple[str, ...] = ()
+    norms: tuple[str, ...] = ()
 
 
 BERT = Family(
-    name="BERT",
-    block="BertLayer",
+    name="BERT and RoBERTa",
+    blocks=("BertLayer", "RobertaLayer", "XLMRobertaLayer", "ElectraLayer"),
     mlp=MLPSlots(
         up="intermediate.dense",
         activation="intermediate.intermediate_act_fn",
@@ -55,18 +44,13 @@ BERT = Family(
         replaced="output.dense",
         bypassed=("intermediate",),
     ),
-    attention=(
-        "attention.self.query",
-        "attention.self.key",
-        "attention.self.value",
-        "attention.output.dense",
-    ),
-    norms=("attention.output.LayerNorm", "output.LayerNorm"),
+    attention=("*attention.self.query", "*attention.self.key", "*attention.self.value", "*attention.output.dense"),
+    norms=("*attention.output.LayerNorm", "output.LayerNorm"),
 )
 
 CLIP = Family(
     name="CLIP",
-    block="CLIPEncoderLayer",
+    blocks=("CLIPEncoderLayer", "SiglipEncoderLayer"),
     mlp=MLPSlots(up="mlp.fc1", activation="mlp.activation_fn", down="mlp.fc2", replaced="mlp"),
     attention=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"),
     norms=("layer_norm1", "layer_norm2"),
@@ -74,42 +58,78 @@ CLIP = Family(
 
 VIT = Family(
     name="ViT",
-    block="ViTLayer",
+    blocks=("ViTLayer",),
     mlp=MLPSlots(up="mlp.fc1", activation="mlp.activation_fn", down="mlp.fc2", replaced="mlp"),
     attention=("attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.o_proj"),
     norms=("layernorm_before", "layernorm_after"),
 )
 
-FAMILIES = (BERT, CLIP, VIT)
+GPT2 = Family(
+    name="GPT-2",
+    blocks=("GPT2Block",),
+    mlp=MLPSlots(up="mlp.c_fc", activation="mlp.act", down="mlp.c_proj", replaced="mlp"),
+    attention=("attn.c_attn", "attn.c_proj", "crossattention.q_attn", "crossattention.c_attn", "crossattention.c_proj"),
+    norms=("ln_1", "ln_2", "ln_cross_attn"),
+)
+
+T5 = Family(
+    name="T5",
+    blocks=("T5Block",),
+    mlp=MLPSlots(
+        up="layer.*.DenseReluDense.wi",
+        activation="layer.*.DenseReluDense.act",
+        down="layer.*.DenseReluDense.wo",
+        replaced="layer.*.DenseReluDense",
+    ),
+    attention=tuple(f"layer.*.{kind}.{name}" for kind in ("SelfAttention", "EncDecAttention") for name in "qkvo"),
+    norms=("layer.*.layer_norm",),
+)
+
+FLAN_T5 = replace(
+    T5,
+    name="Flan-T5",
+    blocks=("T5Block", "MT5Block"),
+    mlp=replace(T5.mlp, gate="layer.*.DenseReluDense.wi_0", up="layer.*.DenseReluDense.wi_1"),
+)
+
+LLAMA = Family(
+    name="Llama, Mistral and Qwen",
+    blocks=("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"),
+    mlp=MLPSlots(
+        gate="mlp.gate_proj",
+        activation="mlp.act_fn",
+        up="mlp.up_proj",
+        down="mlp.down_proj",
+        replaced="mlp",
+    ),
+    attention=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),
+    norms=("input_layernorm", "post_attention_layernorm", "self_attn.q_norm", "self_attn.k_norm"),
+)
+
+OPEN_CLIP = Family(
+    name="OpenCLIP",
+    blocks=("ResidualAttentionBlock",),
+    mlp=MLPSlots(up="mlp.c_fc", activation="mlp.gelu", down="mlp.c_proj", replaced="mlp"),
+    attention=("attn",),
+    norms=("ln_1", "ln_2"),
+)
+
+FAMILIES = (BERT, CLIP, VIT, GPT2, T5, FLAN_T5, LLAMA, OPEN_CLIP)
 
 
-def find_blocks(model: nn.Module) -> dict[str, Family]:
-    """Find the transformer blocks of known families in a model.
+def describe(block: nn.Module, families: tuple[Family, ...] = FAMILIES) -> Family | None:
+    """Describe one block by the first family that it fits, paths of this very block in place of patterns.
 
-    Returns:
-        Family by the block's path in the model, in the order of the model's modules.
-
-    Raises:
-        ValueError: the model holds no block of a known family, or a block that sees only earlier tokens (a router's
-            mean over all tokens would let it see later ones).
+    A block belongs to a family if its class, or a class that it extends, has one of the family's names and its MLP is
+    where the family has it.
     """
-    families = {name: _family(module) for name, module in model.named_modules()}
-    blocks = {name: family for name, family in families.items() if family is not None}
-    if not blocks:
-        known = ", ".join(f"{family.name} ({family.block})" for family in FAMILIES)
-        raise ValueError(
-            f"base_model must hold transformer blocks of a known family: {known}; found none in {type(model).__name__}"
-        )
-    for name in blocks:
-        if getattr(model.get_submodule(name), "is_decoder", False):
-            raise ValueError(
-                f"base_model must read its tokens in both directions; block {name!r} is a decoder's, and a router "
-                "that averages over all tokens would let it see later ones"
+    names = {kind.__name__ for kind in type(block).__mro__}
+    for family in families:
+        slots = resolve(block, family.mlp) if names.intersection(family.blocks) else None
+        if slots is not None:
+            attention, norms = (
+                tuple(dict.fromkeys(path for pattern in patterns for path in find_paths(block, pattern)))
+                for patterns in (family.attention, family.norms)
             )
-    return blocks
-
-
-def _family(module: nn.Module) -> Family | None:
-    """Return the family of a block, or of a subclass of one."""
-    names = {kind.__name__ for kind in type(module).__mro__}
-    return next((family for family in FAMILIES if family.block in names), None)
+            return replace(family, mlp=slots, attention=attention, norms=norms)
+    return None

@@ -1,0 +1,156 @@
+"""Every family: found, routed as a model merged by hand for each sample, trained, saved, and loaded elsewhere."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call
+from transformers.pytorch_utils import Conv1D
+
+import wemoe
+from models import experts_of
+from tiny_families import FAMILIES, output
+from wemoe.layers import RoutedMLP
+from wemoe.models import find_blocks
+
+families = pytest.mark.parametrize("name", FAMILIES)
+
+
+def randomised(model):
+    for module in model.modules():
+        if isinstance(module, RoutedMLP):
+            for parameter in module.router.parameters():
+                nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def make(name, **options):
+    base = FAMILIES[name].make()
+    experts = experts_of(base)
+    return base, experts, randomised(wemoe.upcycle(base, experts, **options)), FAMILIES[name].inputs()
+
+
+def mlp_paths(family):
+    return [path for path in (family.mlp.up, family.mlp.gate, family.mlp.down) if path is not None]
+
+
+@families
+def test_a_description_names_the_pieces_of_every_block(name):
+    base = FAMILIES[name].make()
+    blocks = find_blocks(base)
+    assert {family.name for family in blocks.values()} == {FAMILIES[name].family}
+    assert len(blocks) == (4 if name in ("clip", "t5", "flan-t5") else 2)
+    for path, family in blocks.items():
+        block = base.get_submodule(path)
+        for slot in (*mlp_paths(family), *family.attention):
+            assert isinstance(block.get_submodule(slot), nn.Linear | Conv1D | nn.MultiheadAttention)
+        if "structure" not in family.name:
+            mine = {
+                id(p) for slot in (*family.attention, *family.norms) for p in block.get_submodule(slot).parameters()
+            }
+            mine |= {id(p) for slot in mlp_paths(family) for p in block.get_submodule(slot).parameters()}
+            rest = [n for n, p in block.named_parameters() if id(p) not in mine]
+            assert all("relative_attention_bias" in n for n in rest)  # everything else is described
+
+
+@families
+def test_every_sample_equals_the_model_merged_for_it_by_hand(name):
+    base, experts, model, inputs = make(name)
+    with wemoe.record_routing(model) as routing:
+        found = output(model, inputs)
+    merged = wemoe.task_arithmetic(base, experts, 0.3)
+    names = {p: n for n, p in merged.named_parameters()}
+    for b in range(len(found)):
+        theta = {}
+        for path, family in find_blocks(base).items():
+            weights = routing[f"{path}.{family.mlp.replaced}"][0][b]  # [T]
+            for slot in mlp_paths(family):
+                for parameter in merged.get_submodule(path).get_submodule(slot).parameters():
+                    n = names[parameter]
+                    theta_0 = base.get_parameter(n)
+                    task_vectors = [expert.get_parameter(n) - theta_0 for expert in experts.values()]
+                    theta[n] = theta_0 + sum(w * tau for w, tau in zip(weights, task_vectors, strict=True))
+        sample = {key: value[b : b + 1] for key, value in inputs.items()}
+        expected = output(functional_caller(merged, theta), sample)
+        real = sample["attention_mask"].bool() if found.shape[:2] == sample.get("attention_mask", found).shape else ...
+        # fp32 through two blocks of width 16; weights are summed in another order
+        torch.testing.assert_close(found[b : b + 1][real], expected[real], atol=2e-5, rtol=1e-5)
+
+
+def functional_caller(model, theta):
+    return lambda **inputs: functional_call(model, theta, (), inputs)
+
+
+@families
+def test_a_sample_depends_neither_on_its_batch_nor_on_its_padding(name):
+    _, _, model, inputs = make(name)
+    whole = output(model, inputs)
+    for b in range(len(whole)):
+        sample = {key: value[b : b + 1] for key, value in inputs.items()}
+        if "attention_mask" in sample:
+            tokens = int(sample["attention_mask"].sum())
+            sample |= {key: sample[key][:, :tokens] for key in ("input_ids", "attention_mask")}
+        alone = output(model, sample)
+        torch.testing.assert_close(whole[b : b + 1, : alone.shape[1]], alone, atol=2e-5, rtol=1e-5)
+
+
+@families
+def test_gradients_reach_every_router_and_nothing_else(name):
+    _, _, model, inputs = make(name)
+    output(model, inputs).square().sum().backward()
+    for n, parameter in model.named_parameters():
+        assert parameter.requires_grad == (".router." in n)
+        assert (parameter.grad is not None) == parameter.requires_grad
+        if parameter.requires_grad:
+            assert parameter.grad.abs().max() > 0
+
+
+@families
+def test_batch_averaged_routing_shares_one_set_of_weights(name):
+    _, _, model, inputs = make(name, batch_reduce=True)
+    twice = {key: torch.cat([value, value]) for key, value in inputs.items()}
+    found = output(model, inputs)
+    torch.testing.assert_close(output(model, twice)[: len(found)], found, atol=2e-5, rtol=1e-5)
+
+
+@families
+def test_whole_models_compile_without_a_graph_break(name):
+    _, _, model, inputs = make(name)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(output(compiled, inputs), output(model, inputs))
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory):
+    """Every family's model saved, and the outputs that one other process has with what it loads."""
+    folder = tmp_path_factory.mktemp("families")
+    expected = {}
+    for number, name in enumerate(FAMILIES):
+        torch.manual_seed(number)
+        _, _, model, inputs = make(name)
+        model.save_pretrained(folder / name)
+        torch.save(inputs, folder / name / "inputs.pt")
+        with torch.no_grad():
+            expected[name] = output(model, inputs)
+    script = f"""
+import sys, torch, wemoe
+from pathlib import Path
+from tiny_families import FAMILIES, output
+torch.set_num_threads({torch.get_num_threads()})
+for name, tiny in FAMILIES.items():
+    folder = Path(sys.argv[1]) / name
+    skeleton = tiny.make() if "openclip" in name else None
+    model = wemoe.from_pretrained(folder, base_model=skeleton)
+    with torch.no_grad():
+        torch.save(output(model, torch.load(folder / "inputs.pt")), folder / "outputs.pt")
+"""
+    subprocess.run([sys.executable, "-c", script, str(folder)], check=True, cwd="tests")
+    return {name: (expected[name], torch.load(folder / name / "outputs.pt")) for name in FAMILIES}
+
+
+@families
+def test_a_fresh_process_loads_it_to_the_same_bits(elsewhere, name):
+    here, there = elsewhere[name]
+    assert torch.equal(here, there)
