@@ -43,14 +43,17 @@ class Functional(TwoLinears):
         return self.second(torch.nn.functional.relu(self.first(x)))
 
 
+SIZES = {"hidden_size": D, "intermediate_size": F, "num_attention_heads": 2}
 MLPS = {
-    "clip": lambda: CLIPMLP(CLIPVisionConfig(hidden_size=D, intermediate_size=F, num_attention_heads=2)),
-    "vit": lambda: ViTMLP(ViTConfig(hidden_size=D, intermediate_size=F, num_attention_heads=2)),
+    "clip": lambda: CLIPMLP(CLIPVisionConfig(**SIZES)),
+    "vit": lambda: ViTMLP(ViTConfig(**SIZES)),
     "sequential": lambda: nn.Sequential(nn.Linear(D, F), nn.GELU(), nn.Dropout(0.5), nn.Linear(F, D)),
     "two linears": TwoLinears,
     "functional": Functional,
-    "gated": lambda: LlamaMLP(LlamaConfig(hidden_size=D, intermediate_size=F)),
-    "gate fused": lambda: Phi3MLP(Phi3Config(hidden_size=D, intermediate_size=F, pad_token_id=0)),
+    "gated": lambda: LlamaMLP(LlamaConfig(hidden_size=D, intermediate_size=F, num_attention_heads=2)),
+    "gate fused": lambda: Phi3MLP(
+        Phi3Config(hidden_size=D, intermediate_size=F, num_attention_heads=2, pad_token_id=0)
+    ),
     "conv1d": lambda: GPT2MLP(F, GPT2Config(n_embd=D, resid_pdrop=0.0)),
     "no bias": lambda: nn.Sequential(nn.Linear(D, F, bias=False), nn.ReLU(), nn.Linear(F, D, bias=False)),
 }

@@ -18,8 +18,9 @@ def test_scopes_nest_and_end_with_an_error_too():
     outer, inner = RoutingScope(), RoutingScope()
     before = current_scope()
     with outer:
-        with pytest.raises(KeyError), inner:
+        with inner:
             assert current_scope() is inner
+        with pytest.raises(KeyError), inner:
             raise KeyError
         assert current_scope() is outer
     assert current_scope() is before

@@ -75,6 +75,10 @@ def test_tokens_after_a_shorter_prompt_mask_belong_to_no_prompt():
     assert prompt_tokens(REAL, torch.ones(2, 2)).long().tolist() == [[1, 1, 0, 0], [0, 1, 0, 0]]
 
 
+def test_one_mask_serves_all_samples():
+    assert prompt_tokens(REAL, torch.ones(1, 2)).long().tolist() == [[1, 1, 0, 0], [0, 1, 0, 0]]
+
+
 def test_of_an_empty_prompt_the_first_real_token_votes():
     assert torch.equal(prompt_tokens(REAL, torch.zeros(2, 4)), first_token(REAL))
 

@@ -189,7 +189,7 @@ def test_no_expert_is_refused():
 
 
 def test_names_and_routed_models_are_no_base():
-    with pytest.raises(TypeError, match="must be a torch.nn.Module; found str"):
+    with pytest.raises(TypeError, match=r"must be a torch\.nn\.Module; found str"):
         wemoe.upcycle("bert", [tiny_bert()])
     base = tiny_bert()
     model = wemoe.upcycle(base, [fine_tuned(base, 1)])

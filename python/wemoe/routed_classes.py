@@ -14,7 +14,7 @@ from transformers import Cache, PreTrainedModel
 from wemoe.caches import keep_routing
 from wemoe.config import RoutingConfig
 from wemoe.heads import Heads
-from wemoe.routing_scope import RoutingScope
+from wemoe.routing_scope import GeneratingAfter, RoutingScope, current_prompt_length
 from wemoe.saving import save
 from wemoe.specialising import Specialised
 from wemoe.token_masks import first_token, from_attention_mask, prompt_before_labels, prompt_tokens
@@ -122,9 +122,8 @@ class RoutedCausalModel(RoutedModel):  # type: ignore[no-untyped-call]
 
         @functools.wraps(base_class.forward)  # type: ignore[attr-defined]
         def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-            labels = kwargs.get("labels")
-            if kwargs.get("prompt_mask") is None and labels is not None:
-                kwargs["prompt_mask"] = prompt_before_labels(labels)
+            if kwargs.get("prompt_mask") is None:
+                kwargs["prompt_mask"] = _prompt_mask(*args, **kwargs)
             return base_class.forward(self, *args, **kwargs)  # type: ignore[attr-defined]
 
         signature = inspect.signature(base_class.forward)  # type: ignore[attr-defined]
@@ -135,8 +134,26 @@ class RoutedCausalModel(RoutedModel):  # type: ignore[no-untyped-call]
 
     def generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         """Write after a prompt as the base does; drafts of assisted decoding are no part of the prompt."""
-        given = (inputs, kwargs.get("input_ids"), kwargs.get("inputs_embeds"))
-        prompt = next((tensor for tensor in given if tensor is not None), None)
-        if prompt is not None and kwargs.get("prompt_mask") is None:
-            kwargs["prompt_mask"] = torch.ones(prompt.shape[:2], dtype=torch.bool, device=prompt.device)
-        return super().generate(inputs, *args, **kwargs)  # type: ignore[misc]
+        prompt = _first_tensor(inputs, kwargs.get("input_ids"), kwargs.get("inputs_embeds"))
+        with GeneratingAfter(None if prompt is None else prompt.shape[1]):
+            return super().generate(inputs, *args, **kwargs)  # type: ignore[misc]
+
+
+def _prompt_mask(
+    input_ids: Tensor | None = None,
+    *_args: Any,
+    labels: Tensor | None = None,
+    inputs_embeds: Tensor | None = None,
+    **_kwargs: Any,
+) -> Tensor | None:
+    """Mask of the prompt's tokens, bool [B, P] or [1, P], by the arguments of a forward; None: all tokens."""
+    if labels is not None:
+        return prompt_before_labels(labels)
+    tokens, given = current_prompt_length(), _first_tensor(input_ids, inputs_embeds)
+    if tokens is None or given is None:
+        return None
+    return torch.ones(1, min(tokens, given.shape[1]), dtype=torch.bool, device=given.device)
+
+
+def _first_tensor(*candidates: Tensor | None) -> Tensor | None:
+    return next((tensor for tensor in candidates if tensor is not None), None)

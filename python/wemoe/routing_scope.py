@@ -52,8 +52,32 @@ class RoutingScope:
         _thread.scope = self._outer
 
 
+class GeneratingAfter:
+    """Context in which a model writes after a prompt: whatever else it is given at once is no part of the prompt.
+
+    Args:
+        tokens: length of the prompt, padding included; None where it is not known.
+    """
+
+    def __init__(self, tokens: int | None) -> None:
+        self.tokens = tokens
+
+    def __enter__(self) -> None:
+        self._outer = _thread.prompt_length
+        _thread.prompt_length = self.tokens
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        _thread.prompt_length = self._outer
+
+
 class _Thread(threading.local):
     scope = RoutingScope()
+    prompt_length: int | None = None
 
 
 _thread = _Thread()
@@ -62,3 +86,8 @@ _thread = _Thread()
 def current_scope() -> RoutingScope:
     """Return the scope of the block that is running; outside of blocks, one in which every token votes."""
     return _thread.scope
+
+
+def current_prompt_length() -> int | None:
+    """Return the length of the prompt that a model is writing after; None outside of generation."""
+    return _thread.prompt_length

@@ -61,13 +61,13 @@ def prompt_tokens(real: Tensor, prompt_mask: Tensor) -> Tensor:
 
     Args:
         real: bool [B, N].
-        prompt_mask: bool [B, P]; tokens after the first P belong to no prompt.
+        prompt_mask: bool [B, P], or [1, P] for all samples; tokens after the first P belong to no prompt.
 
     Raises:
         ValueError: the prompt mask is of another batch, or P is above N.
     """
     batch, tokens = real.shape
-    if prompt_mask.dim() != 2 or prompt_mask.shape[0] != batch or prompt_mask.shape[1] > tokens:
+    if prompt_mask.dim() != 2 or prompt_mask.shape[0] not in (1, batch) or prompt_mask.shape[1] > tokens:
         raise ValueError(
             f"prompt_mask must be [B, P] with B = {batch} and P at most {tokens}; found {tuple(prompt_mask.shape)}"
         )
