@@ -154,3 +154,121 @@ for name, tiny in FAMILIES.items():
 def test_a_fresh_process_loads_it_to_the_same_bits(elsewhere, name):
     here, there = elsewhere[name]
     assert torch.equal(here, there)
+
+
+class Layer(nn.Module):
+    """A block that no family has: its MLP is spread over it, behind a norm of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(16)
+        self.widen = nn.Linear(16, 24)
+        self.narrow = nn.Linear(24, 16)
+
+    def forward(self, x, attention_mask=None):
+        return x + self.narrow(nn.functional.silu(self.widen(self.norm(x))))
+
+
+class Stack(nn.Module):
+    def __init__(self, block=Layer) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([block(), block()])
+
+    def forward(self, x, attention_mask=None):
+        for layer in self.layers:
+            x = layer(x, attention_mask=attention_mask)
+        return x
+
+
+LAYER = wemoe.Family(
+    name="mine",
+    blocks=("Layer",),
+    mlp=wemoe.MLPSlots(up="widen", activation="silu", down="narrow", replaced="narrow", bypassed=("widen",)),
+)
+
+
+def test_a_description_of_ones_own_is_enough(tmp_path):
+    base = Stack()
+    experts = experts_of(base)
+    model = randomised(wemoe.upcycle(base, experts, family=LAYER))
+    x = torch.randn(3, 7, 16)
+    assert [type(layer.narrow) for layer in model.layers] == [RoutedMLP, RoutedMLP]
+    model.save_pretrained(tmp_path)
+    again = wemoe.from_pretrained(tmp_path, base_model=Stack())
+    assert again.routing_config.families == (LAYER,)
+    assert torch.equal(again(x), model(x))
+
+
+class Normed(nn.Module):
+    """Two linear maps with a norm between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.second = nn.Linear(16, 24), nn.LayerNorm(24), nn.Linear(24, 16)
+
+    def forward(self, x):
+        return self.second(self.norm(self.first(x)))
+
+
+class Plain(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(16, 24), nn.Linear(24, 16)
+
+    def forward(self, x):
+        return self.second(torch.relu(self.first(x)))
+
+
+def with_children(*kinds):
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = nn.Sequential(*(kind() for kind in kinds))
+
+        def forward(self, x, attention_mask=None):
+            return self.parts(x)
+
+    return lambda: Stack(Block)
+
+
+@pytest.mark.parametrize(
+    ("make_base", "message"),
+    [
+        (with_children(Normed), r"'layers.0.parts.0': an MLP must compute .* Normed computes something else"),
+        (with_children(nn.Identity), r"blocks in a list of layers with an MLP .* found none in Stack\. A description"),
+        (with_children(Plain, Plain), r"one MLP in each block; block 'layers.0' has 'parts.0' and 'parts.1'"),
+        (lambda: Stack(Plain), r"found none in Stack\. "),  # elements themselves: experts of a mixture look like this
+        (lambda: nn.Linear(2, 2), r"found none in Linear\. .* for a single MLP there is wemoe.WeightEnsemblingMoE"),
+    ],
+)
+def test_what_cannot_be_upcycled_is_named_with_the_reason(make_base, message):
+    base = make_base()
+    with pytest.raises(ValueError, match=message):
+        wemoe.upcycle(base, [base])
+
+
+def test_a_description_that_fits_nothing_is_named():
+    base = FAMILIES["bert"].make()
+    with pytest.raises(
+        ValueError, match=r"blocks of BertModel; found none that is .mine., classes"
+    ):
+        wemoe.upcycle(base, [base], family=LAYER)
+
+
+class Deaf(Layer):
+    """Its forward has no attention mask."""
+
+    def forward(self, x, **_):
+        return super().forward(x)
+
+
+def test_blocks_that_never_see_the_padding_are_warned_of():
+    base = Stack(Deaf)
+    with pytest.warns(UserWarning, match="padding will vote on the routing weights: Stack takes an attention_mask"):
+        wemoe.upcycle(base, [base], family=LAYER)
+
+
+def test_an_activation_is_not_shared_with_the_base():
+    base = FAMILIES["clip vision"].make()
+    wemoe.upcycle(base, experts_of(base)).train()
+    assert not any(module.training for module in base.modules())
