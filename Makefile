@@ -44,9 +44,10 @@ bench-check: .venv/.dev  ## fail on a slowdown against benchmarks/baseline.json;
 ci-native: sanitize imitate clang cuda-build .venv/.dev  ## other compilers and flags, the CUDA build, every slow test
 	$(BIN)/pytest -m slow --durations=10
 
-ci-peers: .venv/.dev build/peers/.installed  ## comparisons with other packages
+ci-peers: .venv/.dev build/peers/.installed build/open_clip/.installed  ## comparisons with other packages
 	PYTHONPATH=build/peers $(BIN)/python -W ignore -c "import fusion_bench.models.we_moe"  # or its tests would be skipped
-	PYTHONPATH=build/peers $(BIN)/pytest -m peers $(ARGS)
+	PYTHONPATH=build/peers $(BIN)/pytest -m peers --deselect tests/peers/test_open_clip.py $(ARGS)
+	PYTHONPATH=build/open_clip $(BIN)/pytest -m peers tests/peers/test_open_clip.py $(ARGS)
 
 # --- the environment -----------------------------------------------------------------------------------------------
 
@@ -63,9 +64,9 @@ ci-peers: .venv/.dev build/peers/.installed  ## comparisons with other packages
 	$(BIN)/python $(PIP_INSTALL) --group dev
 	@touch $@
 
-build/peers/.installed: requirements/peers.txt .venv/.base
-	rm -rf build/peers
-	$(BIN)/python -m pip install --quiet --no-deps --target build/peers --requirement requirements/peers.txt
+build/%/.installed: requirements/%.txt .venv/.base
+	rm -rf build/$*
+	$(BIN)/python -m pip install --quiet --no-deps --target build/$* --requirement requirements/$*.txt
 	@touch $@
 
 # --- other builds --------------------------------------------------------------------------------------------------
@@ -94,11 +95,6 @@ clang: build/clang/.installed  ## the plain kernels through another compiler, fo
 	    PYTHONPATH=build/clang $(BIN)/python -m ziglang c++ -target $$target-linux-gnu -std=c++20 -O2 -Wall -Wextra \
 	        -Werror -Icsrc -c csrc/cpu/kernels_baseline.cpp -o build/clang/$$target.o || exit 1; \
 	done
-
-build/clang/.installed: requirements/clang.txt .venv/.base
-	rm -rf build/clang
-	$(BIN)/python -m pip install --quiet --no-deps --target build/clang --requirement requirements/clang.txt
-	@touch $@
 
 cuda-build: .venv-cuda/.base  ## compile for CUDA against a CUDA build of torch, and check what was registered
 	WEMOE_CUDA=1 .venv-cuda/bin/python -m pip install --quiet --no-build-isolation --no-deps .

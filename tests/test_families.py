@@ -249,9 +249,7 @@ def test_what_cannot_be_upcycled_is_named_with_the_reason(make_base, message):
 
 def test_a_description_that_fits_nothing_is_named():
     base = FAMILIES["bert"].make()
-    with pytest.raises(
-        ValueError, match=r"blocks of BertModel; found none that is .mine., classes"
-    ):
+    with pytest.raises(ValueError, match=r"blocks of BertModel; found none that is .mine., classes"):
         wemoe.upcycle(base, [base], family=LAYER)
 
 
