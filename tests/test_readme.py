@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from models import VOCABULARY, experts_of, tiny_bert
+from tiny_families import FAMILIES
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
@@ -15,14 +16,18 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```", README, flags=re.DOTALL | re.MULTI
 
 @pytest.fixture
 def readers_own():
-    """What the README says the reader has: a base, experts, streams of unlabeled batches and frozen heads."""
+    """What the README says the reader has: bases, experts, streams of unlabeled batches and frozen heads."""
     base = tiny_bert()
     experts = experts_of(base, tasks=2)
 
     def batch():
         return {"input_ids": torch.randint(1, VOCABULARY, (4, 6)), "attention_mask": torch.ones(4, 6).long()}
 
+    gpt2 = FAMILIES["gpt2"].make()
     return {
+        "gpt2": gpt2,
+        "gpt2_experts": experts_of(gpt2, tasks=2),
+        "prompt": torch.randint(3, VOCABULARY, (2, 4)),
         "base": base,
         "experts": experts,
         "heads": {task: nn.Linear(16, 3).requires_grad_(False) for task in experts},
