@@ -7,11 +7,23 @@ import pytest
 import torch
 from torch import nn
 from torch.func import functional_call
+from transformers import (
+    ElectraConfig,
+    ElectraModel,
+    MistralConfig,
+    MistralForCausalLM,
+    MT5Config,
+    MT5EncoderModel,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+    XLMRobertaConfig,
+    XLMRobertaModel,
+)
 from transformers.pytorch_utils import Conv1D
 
 import wemoe
 from models import experts_of
-from tiny_families import FAMILIES, output
+from tiny_families import BERT, FAMILIES, LLAMA, T5, VISION, of, output
 from wemoe.layers import RoutedMLP
 from wemoe.models import find_blocks
 
@@ -137,7 +149,7 @@ def elsewhere(tmp_path_factory):
     script = f"""
 import sys, torch, wemoe
 from pathlib import Path
-from tiny_families import FAMILIES, output
+from tiny_families import BERT, FAMILIES, LLAMA, T5, VISION, of, output
 torch.set_num_threads({torch.get_num_threads()})
 for name, tiny in FAMILIES.items():
     folder = Path(sys.argv[1]) / name
@@ -154,6 +166,42 @@ for name, tiny in FAMILIES.items():
 def test_a_fresh_process_loads_it_to_the_same_bits(elsewhere, name):
     here, there = elsewhere[name]
     assert torch.equal(here, there)
+
+
+ALIKE = {
+    "electra": of(ElectraModel, ElectraConfig(**BERT, embedding_size=16)),
+    "xlm-roberta": of(XLMRobertaModel, XLMRobertaConfig(**BERT)),
+    "siglip": of(SiglipVisionModel, SiglipVisionConfig(**VISION)),
+    "mt5": of(MT5EncoderModel, MT5Config(**T5)),
+    "mistral": of(MistralForCausalLM, MistralConfig(**LLAMA)),
+}
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_families_that_share_a_description_are_found_by_it(name):
+    blocks = find_blocks(ALIKE[name]())
+    assert len(blocks) == 2
+    assert {family.name for family in blocks.values()} <= {tiny.family for tiny in FAMILIES.values()}
+    assert not any("structure" in family.name for family in blocks.values())
+
+
+def test_t5_keeps_its_last_map_in_single_precision():
+    base = FAMILIES["t5"].make().bfloat16()
+    for path, family in find_blocks(base).items():
+        base.get_submodule(path).get_submodule(family.mlp.down).float()
+    model = wemoe.upcycle(base, [base])  # task vectors of zeros: the base itself
+    inputs = FAMILIES["t5"].inputs()
+    dtypes = {}
+
+    def remember(name):
+        return lambda _module, _inputs, outputs: dtypes.setdefault(name, []).append(outputs.dtype)
+
+    for name, m in (("base", base), ("model", model)):
+        for path, family in find_blocks(base).items():
+            m.get_submodule(path).get_submodule(family.mlp.replaced).register_forward_hook(remember(name))
+    # bf16 keeps 8 bits, and attention rounds to them at every step of two blocks
+    torch.testing.assert_close(output(model, inputs), output(base, inputs), atol=0.02, rtol=0.02)
+    assert dtypes["model"] == dtypes["base"] == [torch.float32] * 4
 
 
 class Layer(nn.Module):

@@ -207,6 +207,8 @@ class RoutedMLP(nn.Module):
         x = hidden_states if batched else hidden_states.reshape(1, -1, hidden_states.shape[-1])  # [R, M, D]
         up = self.up(x, routing_weights)  # [R, M, F]
         inner = self.activation(up) if self.gate is None else self.activation(self.gate(x, routing_weights)) * up
+        if self.down.weight.dtype != self.up.weight.dtype:  # T5 keeps this map alone in fp32
+            inner = inner.to(self.down.weight.dtype)
         outer: Tensor = self.down(inner, routing_weights)  # [R, M, D]
         return outer.reshape(*hidden_states.shape[:2], outer.shape[-1])
 
