@@ -18,12 +18,13 @@ if TYPE_CHECKING:
     from wemoe.drop_in import WeightEnsemblingMoE
     from wemoe.evaluation import evaluate
     from wemoe.heads import frozen_head, load_heads
-    from wemoe.inspection import record_routing
+    from wemoe.inspection import RoutingSummary, record_routing, summarise_routing
     from wemoe.layers import RoutedLinear, RoutedMLP
     from wemoe.loading import from_pretrained
     from wemoe.merging import average, task_arithmetic
     from wemoe.mlps import MLPSlots
     from wemoe.models import Family
+    from wemoe.report import plot_first_choices, plot_routing, plot_routing_bars
     from wemoe.upcycling import upcycle
 
 __version__ = version("wemoe")
@@ -34,6 +35,7 @@ _HOMES = {
     "MLPSlots": "wemoe.mlps",
     "RoutedLinear": "wemoe.layers",
     "RoutedMLP": "wemoe.layers",
+    "RoutingSummary": "wemoe.inspection",
     "WeightEnsemblingMoE": "wemoe.drop_in",
     "adapt": "wemoe.adaptation",
     "average": "wemoe.merging",
@@ -41,7 +43,11 @@ _HOMES = {
     "from_pretrained": "wemoe.loading",
     "frozen_head": "wemoe.heads",
     "load_heads": "wemoe.heads",
+    "plot_first_choices": "wemoe.report",
+    "plot_routing": "wemoe.report",
+    "plot_routing_bars": "wemoe.report",
     "record_routing": "wemoe.inspection",
+    "summarise_routing": "wemoe.inspection",
     "task_arithmetic": "wemoe.merging",
     "upcycle": "wemoe.upcycling",
 }
@@ -52,6 +58,7 @@ __all__ = [
     "MLPSlots",
     "RoutedLinear",
     "RoutedMLP",
+    "RoutingSummary",
     "WeightEnsemblingMoE",
     "__version__",
     "adapt",
@@ -60,7 +67,11 @@ __all__ = [
     "from_pretrained",
     "frozen_head",
     "load_heads",
+    "plot_first_choices",
+    "plot_routing",
+    "plot_routing_bars",
     "record_routing",
+    "summarise_routing",
     "task_arithmetic",
     "upcycle",
 ]

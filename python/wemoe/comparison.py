@@ -14,7 +14,7 @@ from wemoe.adaptation import Adaptation, adapt
 from wemoe.data.batches import Batch, ShuffledBatches, TokenizedTask
 from wemoe.evaluation import evaluate
 from wemoe.experts import all_features, mean_features
-from wemoe.inspection import record_routing
+from wemoe.inspection import RoutingSummary, record_routing, summarise_routing
 from wemoe.merging import average, task_arithmetic
 from wemoe.routed_classes import RoutedModule
 from wemoe.stopwatch import Stopwatch
@@ -59,12 +59,12 @@ class Routing:
 
 @dataclass(frozen=True)
 class Adapted:
-    """A routed model after adaptation, its test scores and its mean routing weights, routing[task][layer][expert]."""
+    """A routed model after adaptation, its test scores and its routing weights on the test texts."""
 
     model: RoutedModule
     adaptation: Adaptation
     scores: Scores
-    routing: dict[str, list[list[float]]]
+    routing: RoutingSummary
 
 
 def score_static(
@@ -144,9 +144,8 @@ def _adapt(bench: Bench, routing: Routing, answers: Answers, seed: int) -> Adapt
         seed=seed,
     )
     scores: Scores = {}
-    weights: dict[str, list[list[float]]] = {}
+    records: dict[str, dict[str, list[Tensor]]] = {}
     for task in bench.tasks:
-        with record_routing(model) as records:
+        with record_routing(model) as records[task]:
             scores |= bench.score(model, [task])
-        weights[task] = [torch.cat(record).mean(dim=0).tolist() for record in records.values()]
-    return Adapted(model, adaptation, scores, weights)
+    return Adapted(model, adaptation, scores, summarise_routing(records, list(bench.experts)))

@@ -1,10 +1,13 @@
-"""Looking into a routed model: the routing weights of its layers."""
+"""Looking into a routed model: the routing weights of its layers, and how many of its parameters are trained."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from wemoe.layers import RoutedMLP
@@ -23,8 +26,8 @@ def record_routing(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
         model: a routed model, or any module that holds routed MLPs.
 
     Yields:
-        By the path of each routed MLP, a list that gains one detached tensor [R, T] at each of its calls; R = 1
-        where one row of routing weights serves the whole batch.
+        By the path of each routed MLP, a list that gains one detached tensor [B, T] at each of its calls: the routing
+        weights that each sample's weights are assembled with, equal rows where one set serves the whole batch.
 
     Raises:
         ValueError: the model holds no routed MLP.
@@ -33,14 +36,126 @@ def record_routing(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
     if not routed:
         raise ValueError(f"model must hold routed MLPs; found none in {type(model).__name__}")
     records: dict[str, list[Tensor]] = {name: [] for name in routed}
-    handles = [
-        module.router.register_forward_hook(
-            lambda _router, _inputs, output, name=name: records[name].append(output.detach())
-        )
-        for name, module in routed.items()
-    ]
+    handles = [module.router.register_forward_hook(_appender(module, records[name])) for name, module in routed.items()]
     try:
         yield records
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _appender(mlp: RoutedMLP, record: list[Tensor]) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
+    def append(_router: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        routing_weights = output.detach()  # [R, T]
+        if mlp.batch_reduce:
+            routing_weights = routing_weights.mean(dim=0, keepdim=True)
+        record.append(routing_weights.expand(len(inputs[0]), -1))
+
+    return append
+
+
+@dataclass(frozen=True)
+class RoutingSummary:
+    """The routing weights of samples of several tasks, for tables and plots.
+
+    Attributes:
+        experts: names of the T experts, in the order of the routing weights.
+        weights: `weights[task][layer]`, [samples, T]: by the task of the data and the path of the routed MLP.
+    """
+
+    experts: tuple[str, ...]
+    weights: Mapping[str, Mapping[str, Tensor]]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks of the data."""
+        return tuple(self.weights)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The paths of the routed MLPs."""
+        return tuple(next(iter(self.weights.values())))
+
+    def mean(self) -> Tensor:
+        """Mean routing weights over the samples, [tasks, layers, T]."""
+        return self._table(lambda weights: weights.mean(dim=0))
+
+    def first_choice(self) -> Tensor:
+        """Share of the samples whose largest routing weight is each expert's, [tasks, layers, T]."""
+        return self._table(lambda weights: _one_hot_of_largest(weights).mean(dim=0))
+
+    def as_dict(self) -> dict[str, Any]:
+        """What can be written as JSON: numbers of samples, and both tables as `table[task][layer][expert]`."""
+        return {
+            "samples": {task: len(next(iter(layers.values()))) for task, layers in self.weights.items()},
+            "mean": self._named(self.mean()),
+            "first_choice": self._named(self.first_choice()),
+        }
+
+    def _table(self, reduce: Callable[[Tensor], Tensor]) -> Tensor:
+        return torch.stack(
+            [torch.stack([reduce(w.float()) for w in layers.values()]) for layers in self.weights.values()]
+        )
+
+    def _named(self, table: Tensor) -> dict[str, dict[str, dict[str, float]]]:
+        return {
+            task: {
+                layer: dict(zip(self.experts, row, strict=True)) for layer, row in zip(self.layers, rows, strict=True)
+            }
+            for task, rows in zip(self.tasks, table.tolist(), strict=True)
+        }
+
+
+def summarise_routing(routing: Mapping[str, Mapping[str, Sequence[Tensor]]], experts: Sequence[str]) -> RoutingSummary:
+    """Gather recorded routing weights of several tasks.
+
+    Example:
+        routing = {}
+        for task, batch in batches.items():
+            with wemoe.record_routing(model) as routing[task]:
+                model(**batch)
+        summary = wemoe.summarise_routing(routing, model.routing_config.tasks)
+        summary.as_dict()["mean"]["movies"]["encoder.layer.0.output.dense"]["amazon"]
+
+    Args:
+        routing: by the task of the data, what `record_routing` yielded.
+        experts: names of the T experts, in the order of the routing weights.
+
+    Raises:
+        ValueError: there is no task, a layer recorded no sample, tasks were recorded from different layers, or there
+            are not T names.
+    """
+    if not routing:
+        raise ValueError("routing must hold the records of at least one task; found none")
+    first = next(iter(routing.values()))
+    for task, layers in routing.items():
+        if list(layers) != list(first):
+            raise ValueError(f"routing must hold the same layers for every task; found others for {task!r}")
+    weights = {
+        task: {layer: _gather(calls, experts, f"routing[{task!r}][{layer!r}]") for layer, calls in layers.items()}
+        for task, layers in routing.items()
+    }
+    return RoutingSummary(tuple(experts), weights)
+
+
+def _gather(calls: Sequence[Tensor], experts: Sequence[str], name: str) -> Tensor:
+    """The rows of all calls, [samples, T]."""
+    if sum(map(len, calls)) == 0:
+        raise ValueError(f"{name} must hold at least one sample; found none")
+    weights = torch.cat(list(calls)).cpu()
+    if weights.shape[-1] != len(experts):
+        raise ValueError(f"experts must name each of the {weights.shape[-1]} experts of {name}; found {len(experts)}")
+    return weights
+
+
+def _one_hot_of_largest(weights: Tensor) -> Tensor:
+    """[samples, T] with a one at the largest entry of each row, the first of equals."""
+    return nn.functional.one_hot(weights.argmax(dim=-1), weights.shape[-1]).float()
+
+
+def describe_trainable_parameters(model: nn.Module) -> str:
+    """Numbers of trained and of all parameters in the words that users of PEFT know; tied ones count once."""
+    total = sum(parameter.numel() for parameter in model.parameters())
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    share = 100 * trainable / total
+    return f"trainable params: {trainable:,d} || all params: {total:,d} || trainable%: {share:.4f}"

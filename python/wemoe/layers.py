@@ -121,10 +121,11 @@ class RoutedLinear(nn.Module):
         self.pack()
 
     def extra_repr(self) -> str:
-        """Show the sizes: D, F, T and whether there is a bias."""
+        """Show the sizes, D, F and T, whether there is a bias, how weights are kept, and the dtypes."""
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, tasks={self.num_tasks}, "
-            f"bias={self.bias is not None}"
+            f"bias={self.bias is not None}, packed={self.is_packed}, dtype={self.weight.dtype}, "
+            f"task_vectors={self.task_vectors.dtype}"
         )
 
 

@@ -27,6 +27,7 @@ from wemoe.experts import FineTuning, cached_expert
 from wemoe.files import check_writable, write_text
 from wemoe.heads import load_heads
 from wemoe.info import collect
+from wemoe.inspection import RoutingSummary
 from wemoe.loading import from_pretrained
 from wemoe.routed_classes import RoutedModule
 from wemoe.stopwatch import Stopwatch
@@ -116,10 +117,10 @@ def run(
         "environment": collect(),
         "recipe": asdict(recipe),
         "task_arithmetic_validation": validation,
-        "routing": adapted["wemoe"].routing,
+        "routing": adapted["wemoe"].routing.as_dict(),
         "adaptation": {name: _summary(result.adaptation) for name, result in adapted.items()},
     }
-    _report(folder, results)
+    _report(folder, results, adapted["wemoe"].routing)
     return results
 
 
@@ -160,10 +161,10 @@ def _summary(adaptation: Adaptation) -> dict[str, Any]:
     }
 
 
-def _report(folder: Path, results: dict[str, Any]) -> None:
+def _report(folder: Path, results: dict[str, Any], routing: RoutingSummary) -> None:
     """Write and print the results; the plots first, so that `results.json` tells that all is there."""
     report.plot_accuracy(results, folder / "accuracy.png")
-    report.plot_routing(results, folder / "routing.png")
+    report.plot_routing(routing, folder / "routing.png", data="text")
     write_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
     typer.echo("\n" + report.format_table(results))
     typer.echo(f"\nresults.json, accuracy.png, routing.png and model/ are in {folder}")

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from wemoe.files import replacing_file
+from wemoe.inspection import RoutingSummary
 
 LABELS = {
     "pretrained": "pre-trained",
@@ -88,32 +94,104 @@ def plot_accuracy(results: Mapping[str, Any], path: str | os.PathLike[str]) -> N
     _save(figure, path)
 
 
-def plot_routing(results: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+def plot_routing(summary: RoutingSummary, path: str | os.PathLike[str], data: str = "data") -> None:
     """Draw the mean routing weights as heat maps: one panel per layer, a row per task, a column per expert.
 
     Args:
-        results: what `wemoe.quickstart.run` returns.
+        summary: what `wemoe.summarise_routing` returns.
         path: the PNG's file.
+        data: what the samples are, for the label of the rows: "task of the data".
     """
-    tasks = results["tasks"]
-    weights = np.array([results["routing"][task] for task in tasks]).swapaxes(0, 1)  # [layer, task, expert]
-    columns = min(3, len(weights))
-    rows = -(-len(weights) // columns)
-    size = 0.42 * len(tasks) + 0.9
-    figure = Figure(figsize=(columns * size + 1.2, rows * size + 0.6), layout="constrained")
+    means = summary.mean()
+    limit = float(means.abs().max())
+    _heat_maps(means, summary, path, data, label="mean routing weight", cmap="RdBu_r", vmin=-limit, vmax=limit)
+
+
+def plot_first_choices(summary: RoutingSummary, path: str | os.PathLike[str], data: str = "data") -> None:
+    """Draw how often each expert has the largest routing weight, as heat maps like those of `plot_routing`.
+
+    Args:
+        summary: what `wemoe.summarise_routing` returns.
+        path: the PNG's file.
+        data: what the samples are, for the label of the rows.
+    """
+    label = "share of samples whose largest routing weight is the expert's"
+    _heat_maps(summary.first_choice(), summary, path, data, label=label, cmap="Blues", vmin=0.0, vmax=1.0)
+
+
+def plot_routing_bars(summary: RoutingSummary, path: str | os.PathLike[str], data: str = "data") -> None:
+    """Draw the mean routing weights as bars: a row of panels per layer, a panel per task, a bar per expert.
+
+    The bar of the expert that has the name of the panel's task is outlined.
+
+    Args:
+        summary: what `wemoe.summarise_routing` returns.
+        path: the PNG's file.
+        data: what the samples are, for the label of the columns.
+    """
+    means = summary.mean().swapaxes(0, 1)  # [layers, tasks, T]
+    layers, tasks, experts = means.shape
+    colors = [colormaps["tab20" if experts > 10 else "tab10"](index % 20) for index in range(experts)]
+    titles = layer_titles(summary.layers)
+    figure, panels = _grid_of_bars(layers, tasks, experts, titles)
+    for row, title, values in zip(panels, titles, means, strict=True):
+        row[0].set_ylabel(title, rotation=0, ha="right", va="center")
+        for axes, task, heights in zip(row, summary.tasks, values, strict=True):
+            outlines = ["black" if expert == task else "none" for expert in summary.experts]
+            axes.bar(range(experts), heights, color=colors, edgecolor=outlines)
+            axes.axhline(0, color="0.6", linewidth=0.6)
+            axes.set_xticks([])
+            axes.tick_params(labelsize=7)
+            axes.spines[["top", "right", "bottom"]].set_visible(False)
+    for axes, task in zip(panels[0], summary.tasks, strict=True):
+        axes.set_title(task, fontsize=10)
+    figure.suptitle(f"mean routing weight by task of the {data}", fontsize=11, y=1, va="top")
+    patches = [Patch(color=color, label=expert) for color, expert in zip(colors, summary.experts, strict=True)]
+    figure.legend(handles=patches, title="expert", loc="lower center", ncols=4, frameon=False)
+    _save(figure, path)
+
+
+def _grid_of_bars(layers: int, tasks: int, experts: int, titles: Sequence[str]) -> tuple[Figure, NDArray[Any]]:
+    """Panels between margins of a fixed size; matplotlib's own layout takes minutes for hundreds of panels."""
+    left, right, top, bottom = 0.7 + 0.085 * max(map(len, titles)), 0.2, 0.6, 0.5 + 0.24 * math.ceil(experts / 4)
+    width = max(4.6, left + right + tasks * max(1.1, 0.16 * experts))  # inches; four names of experts side by side
+    height = top + bottom + 0.8 * layers
+    figure = Figure(figsize=(width, height))
+    margins = {"left": left / width, "right": 1 - right / width, "top": 1 - top / height, "bottom": bottom / height}
+    grid = figure.add_gridspec(layers, tasks, **margins, wspace=0.1, hspace=0.3)
+    return figure, grid.subplots(sharex=True, sharey=True, squeeze=False)
+
+
+def layer_titles(paths: Sequence[str]) -> list[str]:
+    """The components that tell the paths of layers apart; "layer 1" and so on where that is a number from 0."""
+    components = [path.split(".") for path in paths]
+    if len(paths) == 1 or len({len(names) for names in components}) > 1:
+        return list(paths)
+    differing = [names for names in zip(*components, strict=True) if len(set(names)) > 1]
+    titles = [".".join(names) for names in zip(*differing, strict=True)]
+    return [f"layer {int(title) + 1}" if title.isdecimal() else title for title in titles]
+
+
+def _heat_maps(
+    table: Tensor, summary: RoutingSummary, path: str | os.PathLike[str], data: str, label: str, **image_options: Any
+) -> None:
+    """Draw table [tasks, layers, T], a panel for each layer."""
+    tasks, layers, experts = table.shape
+    columns = min(layers, math.ceil(math.sqrt(4 / 3 * layers)))
+    rows = -(-layers // columns)
+    width, height = (0.42 * count + 0.9 for count in (experts, tasks))
+    figure = Figure(figsize=(columns * width + 1.2, rows * height + 0.6), layout="constrained")
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    limit = float(np.abs(weights).max())
-    for layer, axes in enumerate(panels.flat):
-        if layer >= len(weights):
-            axes.set_visible(False)
-            continue
-        image = axes.imshow(weights[layer], cmap="RdBu_r", vmin=-limit, vmax=limit)
-        axes.set_title(f"layer {layer + 1}", fontsize=10)
-        axes.set_xticks(range(len(tasks)), tasks, rotation=45, ha="right", rotation_mode="anchor")
-        axes.set_yticks(range(len(tasks)), tasks)
-    figure.colorbar(image, ax=panels, label="mean routing weight", shrink=0.8)
+    for axes in panels.flat[layers:]:
+        axes.set_visible(False)
+    for axes, title, values in zip(panels.flat, layer_titles(summary.layers), table.swapaxes(0, 1), strict=False):
+        image = axes.imshow(values, **image_options)
+        axes.set_title(title, fontsize=10)
+        axes.set_xticks(range(experts), summary.experts, rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(tasks), summary.tasks)
+    figure.colorbar(image, ax=panels, label=label, shrink=0.8)
     figure.supxlabel("expert")
-    figure.supylabel("task of the text")
+    figure.supylabel(f"task of the {data}")
     _save(figure, path)
 
 

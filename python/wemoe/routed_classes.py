@@ -14,6 +14,7 @@ from transformers import Cache, PreTrainedModel
 from wemoe.caches import keep_routing
 from wemoe.config import RoutingConfig
 from wemoe.heads import Heads
+from wemoe.inspection import describe_trainable_parameters
 from wemoe.routing_scope import GeneratingAfter, RoutingScope, current_prompt_length
 from wemoe.saving import save
 from wemoe.specialising import Specialised
@@ -97,6 +98,18 @@ class RoutedModule(Specialised, nn.Module):
         """
         if is_main_process:
             save(self, save_directory, state_dict=state_dict, max_shard_size=max_shard_size, heads=heads)
+
+    def print_trainable_parameters(self) -> None:
+        """Print how many parameters are trained (the routers'), how many there are, and the share in percent."""
+        print(describe_trainable_parameters(self))  # noqa: T201 - users of PEFT call it for what it prints
+
+    def extra_repr(self) -> str:
+        """Show how the model was upcycled."""
+        config = self.routing_config
+        return (
+            f"tasks={list(config.tasks)}, router_hidden_layers={config.router_hidden_layers}, "
+            f"init_lambda={config.init_lambda}, batch_reduce={config.batch_reduce}"
+        )
 
 
 class RoutedModel(RoutedModule, PreTrainedModel):  # type: ignore[misc, no-untyped-call]  # own options of saving

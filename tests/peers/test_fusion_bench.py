@@ -194,7 +194,7 @@ def test_changing_the_import_is_all():
         moved = torch.dist(yours, start)
         assert moved > 0
         # Adam divides by the size of a gradient: where that is of the size of its rounding, so is the difference.
-        assert torch.dist(mine, yours) <= 1e-2 * moved
+        assert torch.dist(mine, yours) <= 1e-3 * moved
 
 
 def test_it_is_at_least_six_times_faster(peer, capsys):
