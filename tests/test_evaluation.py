@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 import wemoe
-from models import experts_of, inputs_of, tiny_bert
 
 
 class Threshold(nn.Module):
@@ -38,25 +37,3 @@ def test_an_empty_task_and_other_shapes_are_refused():
         wemoe.evaluate(Threshold(), {"plain": []}, read)
     with pytest.raises(ValueError, match=r"task 'plain' gave \(2,\) answers for \(1,\) labels"):
         wemoe.evaluate(Threshold(), {"plain": [(torch.ones(2), torch.ones(1))]}, read)
-
-
-@pytest.mark.parametrize(("depth", "routes"), [(0, 1), (2, 3)])
-def test_routing_weights_are_recorded_call_by_call(depth, routes):
-    base = tiny_bert()
-    model = wemoe.upcycle(base, experts_of(base), router_hidden_layers=depth)
-    inputs = inputs_of(base, batch=3)
-    with wemoe.record_routing(model) as routing:
-        model(**inputs)
-        model(**inputs)
-    assert list(routing) == ["encoder.layer.0.output.dense", "encoder.layer.1.output.dense"]
-    assert all(len(calls) == 2 and calls[0].shape == (routes, 3) for calls in routing.values())
-    model(**inputs)
-    assert all(len(calls) == 2 for calls in routing.values())
-
-
-def test_a_plain_model_has_no_routing_weights():
-    with (
-        pytest.raises(ValueError, match="model must hold routed MLPs; found none in BertModel"),
-        wemoe.record_routing(tiny_bert()),
-    ):
-        pass

@@ -12,7 +12,6 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from wemoe.files import replacing_file
 from wemoe.inspection import RoutingSummary
@@ -102,8 +101,8 @@ def plot_routing(summary: RoutingSummary, path: str | os.PathLike[str], data: st
         path: the PNG's file.
         data: what the samples are, for the label of the rows: "task of the data".
     """
-    means = summary.mean()
-    limit = float(means.abs().max())
+    means = summary.mean().numpy()
+    limit = float(np.abs(means).max())
     _heat_maps(means, summary, path, data, label="mean routing weight", cmap="RdBu_r", vmin=-limit, vmax=limit)
 
 
@@ -116,7 +115,7 @@ def plot_first_choices(summary: RoutingSummary, path: str | os.PathLike[str], da
         data: what the samples are, for the label of the rows.
     """
     label = "share of samples whose largest routing weight is the expert's"
-    _heat_maps(summary.first_choice(), summary, path, data, label=label, cmap="Blues", vmin=0.0, vmax=1.0)
+    _heat_maps(summary.first_choice().numpy(), summary, path, data, label=label, cmap="Blues", vmin=0.0, vmax=1.0)
 
 
 def plot_routing_bars(summary: RoutingSummary, path: str | os.PathLike[str], data: str = "data") -> None:
@@ -129,37 +128,40 @@ def plot_routing_bars(summary: RoutingSummary, path: str | os.PathLike[str], dat
         path: the PNG's file.
         data: what the samples are, for the label of the columns.
     """
-    means = summary.mean().swapaxes(0, 1)  # [layers, tasks, T]
+    means = summary.mean().numpy().swapaxes(0, 1)  # [layers, tasks, T]
     layers, tasks, experts = means.shape
     colors = [colormaps["tab20" if experts > 10 else "tab10"](index % 20) for index in range(experts)]
     titles = layer_titles(summary.layers)
-    figure, panels = _grid_of_bars(layers, tasks, experts, titles)
+    figure, panels = _grid_of_panels(layers, tasks, experts, titles)
+    least, most = min(0.0, float(means.min())), 1.05 * float(means.max())
     for row, title, values in zip(panels, titles, means, strict=True):
-        row[0].set_ylabel(title, rotation=0, ha="right", va="center")
         for axes, task, heights in zip(row, summary.tasks, values, strict=True):
             outlines = ["black" if expert == task else "none" for expert in summary.experts]
             axes.bar(range(experts), heights, color=colors, edgecolor=outlines)
             axes.axhline(0, color="0.6", linewidth=0.6)
-            axes.set_xticks([])
-            axes.tick_params(labelsize=7)
+            axes.set_ylim(least, most)
+            axes.tick_params(labelsize=7, bottom=False, labelbottom=False, labelleft=False)
             axes.spines[["top", "right", "bottom"]].set_visible(False)
+        row[0].tick_params(labelleft=True)
+        row[0].set_ylabel(title, rotation=0, ha="right", va="center")
     for axes, task in zip(panels[0], summary.tasks, strict=True):
         axes.set_title(task, fontsize=10)
-    figure.suptitle(f"mean routing weight by task of the {data}", fontsize=11, y=1, va="top")
+    figure.suptitle(
+        f"mean routing weight by task of the {data}", fontsize=11, y=1 - 0.1 / figure.get_figheight(), va="top"
+    )
     patches = [Patch(color=color, label=expert) for color, expert in zip(colors, summary.experts, strict=True)]
     figure.legend(handles=patches, title="expert", loc="lower center", ncols=4, frameon=False)
     _save(figure, path)
 
 
-def _grid_of_bars(layers: int, tasks: int, experts: int, titles: Sequence[str]) -> tuple[Figure, NDArray[Any]]:
-    """Panels between margins of a fixed size; matplotlib's own layout takes minutes for hundreds of panels."""
+def _grid_of_panels(layers: int, tasks: int, experts: int, titles: Sequence[str]) -> tuple[Figure, NDArray[Any]]:
+    """Panels between margins of a fixed size: of hundreds, matplotlib's own layout and shared axes take minutes."""
     left, right, top, bottom = 0.7 + 0.085 * max(map(len, titles)), 0.2, 0.6, 0.5 + 0.24 * math.ceil(experts / 4)
     width = max(4.6, left + right + tasks * max(1.1, 0.16 * experts))  # inches; four names of experts side by side
     height = top + bottom + 0.8 * layers
     figure = Figure(figsize=(width, height))
     margins = {"left": left / width, "right": 1 - right / width, "top": 1 - top / height, "bottom": bottom / height}
-    grid = figure.add_gridspec(layers, tasks, **margins, wspace=0.1, hspace=0.3)
-    return figure, grid.subplots(sharex=True, sharey=True, squeeze=False)
+    return figure, figure.add_gridspec(layers, tasks, **margins, wspace=0.1, hspace=0.3).subplots(squeeze=False)
 
 
 def layer_titles(paths: Sequence[str]) -> list[str]:
@@ -173,7 +175,12 @@ def layer_titles(paths: Sequence[str]) -> list[str]:
 
 
 def _heat_maps(
-    table: Tensor, summary: RoutingSummary, path: str | os.PathLike[str], data: str, label: str, **image_options: Any
+    table: NDArray[Any],
+    summary: RoutingSummary,
+    path: str | os.PathLike[str],
+    data: str,
+    label: str,
+    **image_options: Any,
 ) -> None:
     """Draw table [tasks, layers, T], a panel for each layer."""
     tasks, layers, experts = table.shape
