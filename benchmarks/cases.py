@@ -1,4 +1,4 @@
-"""What is compared with what, and what is asked of it: the layer's table of bounds is here and nowhere else."""
+"""What is compared with what, and what is asked of it: the bounds of layer and models are here and nowhere else."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -74,6 +74,9 @@ LAYER_BOUNDS = (
     Bounds(SPARSE, B=16, N=50, at_most=1, aim=0.9),
     Bounds(MEMORY, B=64, N=50, at_most=80, aim=32),
 )
+
+# Inference of whole models, fp32, one thread, T = 8: the most that it may take as a multiple of the plain model.
+INFERENCE_BOUNDS = {"CLIP ViT-B/32": 1.6}
 
 
 def bounds_of(what: str) -> pytest.MarkDecorator:

@@ -5,7 +5,7 @@ from time import perf_counter
 
 SECONDS = 10.0  # for the judged methods together
 OTHER_SECONDS = 2.0  # for each of the others, which are there to be seen, not judged
-LEAST_ROUNDS, MOST_ROUNDS = 3, 50
+LEAST_ROUNDS, MOST_ROUNDS = 5, 50
 
 
 def time_in_turn(methods: Mapping[str, Callable[[], object]], judged: Collection[str]) -> dict[str, list[float]]:
