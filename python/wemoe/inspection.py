@@ -27,7 +27,8 @@ def record_routing(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
 
     Yields:
         By the path of each routed MLP, a list that gains one detached tensor [B, T] at each of its calls: the routing
-        weights that each sample's weights are assembled with, equal rows where one set serves the whole batch.
+        weights that each sample's weights are assembled with, equal rows where one set serves the whole batch. A
+        model that writes with a cache makes them once, of the prompt.
 
     Raises:
         ValueError: the model holds no routed MLP.

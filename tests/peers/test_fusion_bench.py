@@ -9,8 +9,10 @@ from time import perf_counter
 import pytest
 import torch
 from torch import nn
-from transformers import CLIPVisionConfig, ViTConfig
+from transformers import CLIPVisionConfig, GPT2Config, LlamaConfig, ViTConfig
 from transformers.models.clip.modeling_clip import CLIPMLP
+from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
+from transformers.models.llama.modeling_llama import LlamaMLP
 from transformers.models.vit.modeling_vit import ViTMLP
 
 import wemoe
@@ -34,6 +36,8 @@ class TwoLinears(nn.Module):
 MLPS = {
     "CLIPMLP": lambda: CLIPMLP(CLIPVisionConfig(hidden_size=D, intermediate_size=F)),
     "ViTMLP": lambda: ViTMLP(ViTConfig(hidden_size=D, intermediate_size=F)).eval(),
+    "GPT2MLP, weights transposed": lambda: GPT2MLP(F, GPT2Config(n_embd=D, resid_pdrop=0.0)),
+    "LlamaMLP, gated": lambda: LlamaMLP(LlamaConfig(hidden_size=D, intermediate_size=F, num_attention_heads=2)),
     "Sequential": lambda: nn.Sequential(nn.Linear(D, F), nn.GELU(), nn.Linear(F, D)),
     "Sequential without activation": lambda: nn.Sequential(nn.Linear(D, F), nn.Linear(F, D)),
     "Sequential without biases": lambda: nn.Sequential(
