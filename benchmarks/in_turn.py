@@ -6,6 +6,7 @@ from time import perf_counter
 SECONDS = 10.0  # for the judged methods together
 OTHER_SECONDS = 2.0  # for each of the others, which are there to be seen, not judged
 LEAST_ROUNDS, MOST_ROUNDS = 5, 50
+LEAST_OTHER_ROUNDS = 3
 
 
 def time_in_turn(methods: Mapping[str, Callable[[], object]], judged: Collection[str]) -> dict[str, list[float]]:
@@ -15,7 +16,7 @@ def time_in_turn(methods: Mapping[str, Callable[[], object]], judged: Collection
         if done >= LEAST_ROUNDS and sum(sum(times[name]) for name in judged) >= SECONDS:
             break
         for name, function in methods.items():
-            if name in judged or sum(times[name]) < OTHER_SECONDS:
+            if name in judged or done < LEAST_OTHER_ROUNDS or sum(times[name]) < OTHER_SECONDS:
                 start = perf_counter()
                 function()
                 times[name].append(perf_counter() - start)
