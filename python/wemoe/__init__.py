@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from wemoe.adaptation import CollapseWarning, adapt
     from wemoe.drop_in import WeightEnsemblingMoE
     from wemoe.evaluation import evaluate
-    from wemoe.heads import frozen_head, load_heads
+    from wemoe.headed import with_head
+    from wemoe.heads import TaskHead, frozen_head, load_heads
     from wemoe.inspection import record_routing
     from wemoe.layers import RoutedLinear, RoutedMLP
     from wemoe.loading import from_pretrained
@@ -34,6 +35,7 @@ _HOMES = {
     "MLPSlots": "wemoe.mlps",
     "RoutedLinear": "wemoe.layers",
     "RoutedMLP": "wemoe.layers",
+    "TaskHead": "wemoe.heads",
     "WeightEnsemblingMoE": "wemoe.drop_in",
     "adapt": "wemoe.adaptation",
     "average": "wemoe.merging",
@@ -44,6 +46,7 @@ _HOMES = {
     "record_routing": "wemoe.inspection",
     "task_arithmetic": "wemoe.merging",
     "upcycle": "wemoe.upcycling",
+    "with_head": "wemoe.headed",
 }
 
 __all__ = [
@@ -52,6 +55,7 @@ __all__ = [
     "MLPSlots",
     "RoutedLinear",
     "RoutedMLP",
+    "TaskHead",
     "WeightEnsemblingMoE",
     "__version__",
     "adapt",
@@ -63,6 +67,7 @@ __all__ = [
     "record_routing",
     "task_arithmetic",
     "upcycle",
+    "with_head",
 ]
 
 

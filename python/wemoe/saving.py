@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from wemoe.files import check_writable, replacing_files
-from wemoe.heads import HEADS_FILE, Heads, check_heads, write_heads
+from wemoe.heads import HEADS_FILE, Heads, task_heads, write_heads
 
 if TYPE_CHECKING:
     from wemoe.routed_classes import RoutedModule
@@ -36,7 +36,7 @@ def save(
     heads: Heads | None = None,
 ) -> None:
     """Save a routed model; see `RoutedModel.save_pretrained`."""
-    check_heads(heads or {}, model.routing_config.tasks)
+    kept_heads = task_heads(heads or {}, model)
     check_writable(os.path.dirname(os.path.abspath(folder)))
     base_config = getattr(model, "config", None)
     configuration = {
@@ -48,6 +48,6 @@ def save(
     state = model.state_dict() if state_dict is None else state_dict
     with replacing_files(folder, stale=(WEIGHTS_GLOB, HEADS_FILE)) as staging:
         save_torch_state_dict(state, staging, filename_pattern=WEIGHTS_PATTERN, max_shard_size=max_shard_size)
-        if heads:
-            write_heads(heads, staging)
+        if kept_heads:
+            write_heads(kept_heads, staging)
         (staging / "config.json").write_text(json.dumps(configuration, indent=2, sort_keys=True) + "\n")

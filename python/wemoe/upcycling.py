@@ -67,7 +67,7 @@ def upcycle(
     blocks = find_blocks(base_model, () if family is None else (family,))
     config = RoutingConfig(
         base_class=type(base_model).__name__,
-        absent=_absent_children(base_model),
+        absent=absent_children(base_model),
         tasks=tuple(experts),
         init_lambda=init_lambda,
         router_hidden_layers=router_hidden_layers,  # type: ignore[arg-type]  # checked here, by pydantic
@@ -93,7 +93,8 @@ def prepare_for_loading(model: nn.Module, config: RoutingConfig) -> RoutedModule
     return _finish(model, config)
 
 
-def _absent_children(model: nn.Module) -> tuple[str, ...]:
+def absent_children(model: nn.Module) -> tuple[str, ...]:
+    """Return the children that the model's class makes from its configuration, and the model was made without."""
     if not isinstance(model, PreTrainedModel):
         return ()
     with no_init_weights():
