@@ -93,7 +93,8 @@ class RoutedModule(Specialised, nn.Module):
                 headed model, of which all but the backbone is kept.
 
         Raises:
-            TypeError, ValueError: `heads` are no linear layers or headed models keyed by the model's tasks.
+            TypeError, ValueError: `heads` are no linear layers or headed models keyed by the model's tasks, or the
+                weights are sharded and no gathered `state_dict` is given.
             OSError: the folder cannot be written; checked before any work.
         """
         if is_main_process:
