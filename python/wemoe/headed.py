@@ -12,9 +12,9 @@ from transformers.initialization import no_init_weights
 
 from wemoe.heads import TaskHead, backbone_path, head_tensors, plain_class
 from wemoe.layers import RoutedLinear
-from wemoe.models import find_blocks
-from wemoe.routed_classes import RoutedModel, specialise
-from wemoe.upcycling import absent_children
+from wemoe.models import Family, find_blocks
+from wemoe.routed_classes import RoutedBlock, RoutedModel
+from wemoe.upcycling import absent_children, as_routed
 
 LABEL = "head"
 
@@ -94,11 +94,16 @@ def _check_sizes(model: RoutedModel, backbone: PreTrainedModel) -> None:
                 f"{LABEL} must have a backbone of the routed model's sizes; {name!r} is {theirs[name]}, "
                 f"in the routed model {ours[name]}"
             )
-    blocks = [len(find_blocks(each)) for each in (backbone, model)]
+    blocks = [_count_blocks(each, model.routing_config.families) for each in (backbone, model)]
     if blocks[0] != blocks[1]:
         raise ValueError(
             f"{LABEL} must have as many blocks as the routed model; found {blocks[0]}, in the routed model {blocks[1]}"
         )
+
+
+def _count_blocks(model: nn.Module, families: tuple[Family, ...]) -> int:
+    routed = sum(isinstance(module, RoutedBlock) for module in model.modules())
+    return routed or len(find_blocks(model, families))
 
 
 def _plain_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -141,9 +146,6 @@ def _tied_to(headed: PreTrainedModel, path: str) -> set[str]:
 
 def _routed(headed: PreTrainedModel, model: RoutedModel) -> RoutedModel:
     """Give a headed model the class of a routed model."""
-    kind = plain_class(headed)
+    headed.__class__ = kind = plain_class(headed)  # the head's model may be routed already
     changes: dict[str, Any] = {"base_class": kind.__name__, "absent": absent_children(headed)}
-    routed = cast("RoutedModel", headed)
-    routed.__class__ = cast("type[RoutedModel]", specialise(kind, RoutedModel))
-    routed.routing_config = model.routing_config.model_copy(update=changes)
-    return routed
+    return cast("RoutedModel", as_routed(headed, model.routing_config.model_copy(update=changes)))

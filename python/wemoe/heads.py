@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import transformers
@@ -23,9 +23,10 @@ from transformers import PreTrainedModel
 from wemoe.safe_tensors import read_metadata, read_tensors
 
 if TYPE_CHECKING:
-    from wemoe.routed_classes import RoutedModel
+    from wemoe.routed_classes import RoutedModule
 
 HEADS_FILE = "heads.safetensors"
+Model = TypeVar("Model", bound=nn.Module)
 METADATA_KEY = "task_heads"
 
 
@@ -58,13 +59,13 @@ def frozen_head(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     return head.requires_grad_(False)
 
 
-def plain_class(model: PreTrainedModel) -> type[PreTrainedModel]:
+def plain_class(model: Model) -> type[Model]:
     """Return a model's class; for a routed model, the one that its own extends."""
-    found: type[PreTrainedModel] = getattr(type(model), "base_class", type(model))
+    found: type[Model] = getattr(type(model), "base_class", type(model))
     return found
 
 
-def backbone_path(headed: PreTrainedModel, model: RoutedModel, label: str) -> str:
+def backbone_path(headed: PreTrainedModel, model: RoutedModule, label: str) -> str:
     """Find where a headed model keeps its backbone, of the class that the routed model's base has.
 
     Raises:
@@ -80,7 +81,7 @@ def backbone_path(headed: PreTrainedModel, model: RoutedModel, label: str) -> st
     return paths[0]
 
 
-def head_tensors(headed: PreTrainedModel, path: str, model: RoutedModel) -> dict[str, Tensor]:
+def head_tensors(headed: PreTrainedModel, path: str, model: RoutedModule) -> dict[str, Tensor]:
     """Return the parameters and persistent buffers of a headed model that a routed model at `path` does not give it.
 
     A tensor that is tied to the backbone belongs to the backbone; tensors tied to one another are listed once.
@@ -98,7 +99,7 @@ def head_tensors(headed: PreTrainedModel, path: str, model: RoutedModel) -> dict
     return own
 
 
-def task_head(head: PreTrainedModel, model: RoutedModel, label: str) -> TaskHead:
+def task_head(head: PreTrainedModel, model: RoutedModule, label: str) -> TaskHead:
     """Take from a headed model what it has beside its backbone.
 
     Raises:
@@ -112,7 +113,7 @@ def task_head(head: PreTrainedModel, model: RoutedModel, label: str) -> TaskHead
     return TaskHead(kind.__name__, head.config.to_dict(), tensors)
 
 
-def task_heads(heads: Heads, model: RoutedModel) -> dict[str, nn.Linear | TaskHead]:
+def task_heads(heads: Heads, model: RoutedModule) -> dict[str, nn.Linear | TaskHead]:
     """Check heads and take from headed models what is kept of them.
 
     Raises:

@@ -162,6 +162,11 @@ def _finish(model: nn.Module, config: RoutingConfig) -> RoutedModule:
     for module in model.modules():
         if isinstance(module, RoutedMLP):
             module.router.requires_grad_(True)
+    return as_routed(model, config)
+
+
+def as_routed(model: nn.Module, config: RoutingConfig) -> RoutedModule:
+    """Give a model that holds routed blocks the class of a routed model."""
     routed = cast("RoutedModule", model)
     routed.__class__ = cast("type[RoutedModule]", specialise(type(model), _mixin(model)))
     routed.routing_config = config
