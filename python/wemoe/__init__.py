@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from wemoe.merging import average, task_arithmetic
     from wemoe.mlps import MLPSlots
     from wemoe.models import Family
+    from wemoe.trainer import RoutedTrainer
     from wemoe.upcycling import upcycle
 
 __version__ = version("wemoe")
@@ -35,6 +36,7 @@ _HOMES = {
     "MLPSlots": "wemoe.mlps",
     "RoutedLinear": "wemoe.layers",
     "RoutedMLP": "wemoe.layers",
+    "RoutedTrainer": "wemoe.trainer",
     "TaskHead": "wemoe.heads",
     "WeightEnsemblingMoE": "wemoe.drop_in",
     "adapt": "wemoe.adaptation",
@@ -55,6 +57,7 @@ __all__ = [
     "MLPSlots",
     "RoutedLinear",
     "RoutedMLP",
+    "RoutedTrainer",
     "TaskHead",
     "WeightEnsemblingMoE",
     "__version__",
