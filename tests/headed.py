@@ -2,18 +2,22 @@
 
 import copy
 
+from torch import Tensor
 from transformers import (
     BertForSequenceClassification,
     BertForTokenClassification,
     CLIPConfig,
     CLIPForImageClassification,
+    GPT2ForSequenceClassification,
+    GPT2Model,
     PreTrainedModel,
     ViTForImageClassification,
 )
 
 import wemoe
-from models import fine_tuned, tiny_bert, tiny_clip, tiny_vit
+from models import fine_tuned, inputs_of, tiny_bert, tiny_clip, tiny_vit
 from test_upcycling import randomised
+from tiny_families import FAMILIES, padded_texts
 
 
 def with_labels(config, labels: int):
@@ -32,6 +36,7 @@ HEADED = {
     "bert": lambda labels: BertForSequenceClassification(with_labels(tiny_bert().config, labels)).eval(),
     "bert tokens": lambda labels: BertForTokenClassification(with_labels(tiny_bert().config, labels)).eval(),
     "clip": clip_classifier,
+    "gpt2": lambda labels: GPT2ForSequenceClassification(with_labels(FAMILIES["gpt2"].make().config, labels)).eval(),
     "vit": lambda labels: ViTForImageClassification(with_labels(tiny_vit().config, labels)).eval(),
 }
 
@@ -39,6 +44,11 @@ HEADED = {
 def backbone(headed: PreTrainedModel) -> PreTrainedModel:
     """What a user upcycles: CLIP's classifier does not know its backbone by transformers' `base_model`."""
     return headed.vision_model if isinstance(headed, CLIPForImageClassification) else headed.base_model
+
+
+def inputs_for(headed: PreTrainedModel) -> dict[str, Tensor]:
+    body = backbone(headed)
+    return padded_texts() if isinstance(body, GPT2Model) else inputs_of(body)
 
 
 def headed_experts(kind: str) -> dict[str, PreTrainedModel]:

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 import wemoe
-from headed import HEADED, backbone, headed_experts, routed_backbone
-from models import inputs_of
+from headed import HEADED, headed_experts, inputs_for, routed_backbone
 from test_families import make
 from tiny_families import output
 from wemoe.routing_scope import current_scope
@@ -67,7 +66,7 @@ def test_headed_models_compile_without_a_graph_break(kind):
     experts = headed_experts(kind)
     headed = wemoe.with_head(routed_backbone(experts), experts["two"])
     compiled = torch.compile(headed, fullgraph=True, backend="aot_eager")
-    inputs = inputs_of(backbone(headed))
+    inputs = inputs_for(headed)
     torch.testing.assert_close(compiled(**inputs).logits, headed(**inputs).logits)
 
 

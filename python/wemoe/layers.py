@@ -167,7 +167,7 @@ class RoutedMLP(nn.Module):
         router: maps hidden states to routing weights.
         gate: routed linear map D -> F of a gated MLP.
         batch_reduce: average the routing weights over the batch, one set of weights for all samples; a sample's
-            output then depends on the rest of its batch.
+            output then depends on the rest of its batch, in a distributed run on that of its own process.
         batch_first: whether hidden states are [B, N, D]; otherwise [N, B, D].
     """
 

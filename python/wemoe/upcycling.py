@@ -46,7 +46,8 @@ def upcycle(
         expert_models: T models fine-tuned from it, of its class: a sequence or a mapping from task name; untouched.
         init_lambda: scaling of the statically merged rest, and the routing weight that every task starts near.
         router_hidden_layers: depth of the routers: 0 (one learned constant per MLP and task), 1 or 2.
-        batch_reduce: average the routing weights over the batch, so that its samples share one set of weights.
+        batch_reduce: average the routing weights over the batch, so that its samples share one set of weights; in a
+            distributed run over each process's own part of it.
         family: your own description of the base's blocks.
 
     Returns:
