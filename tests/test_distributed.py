@@ -10,6 +10,7 @@ import torch
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import Shard
 from torch.nn.parallel import DistributedDataParallel
 
 import wemoe
@@ -102,19 +103,35 @@ UNEVEN = {"hidden_size": 16, "intermediate_size": 48}  # packed; `up` has three 
 PLAIN = {"hidden_size": 24, "intermediate_size": 40}  # no multiples of 16: not packed, sharded by task
 
 
-@pytest.mark.parametrize(
-    ("sizes", "dtype"),
-    [(EVEN, torch.float32), (EVEN, torch.bfloat16), (UNEVEN, torch.float32), (PLAIN, torch.float32)],
-    ids=["even", "bf16 beside fp32 routers", "uneven", "plain"],
-)
-def test_sharded_weights_give_the_outputs_and_gradients_of_whole_ones(sizes, dtype, tmp_path):
-    run_in_processes(sharded, tmp_path, sizes, dtype, str(tmp_path / "merged"))
+def by_output(parameter):
+    """Shard plain task vectors [T, F, D] by F."""
+    return Shard(1) if parameter.dim() == 3 else None
 
 
-def sharded(rank, sizes, dtype, folder):
+CASES = {
+    "even": (EVEN, torch.float32, None),
+    "bf16 beside fp32 routers": (EVEN, torch.bfloat16, None),
+    "uneven": (UNEVEN, torch.float32, None),
+    "plain": (PLAIN, torch.float32, None),
+    "plain, by output": (PLAIN, torch.float32, by_output),
+}
+
+
+def test_sharded_weights_give_the_outputs_and_gradients_of_whole_ones(tmp_path):
+    """One pair of processes for all cases: starting them takes longer than anything that they do."""
+    run_in_processes(all_sharded, tmp_path, str(tmp_path / "merged"))
+
+
+def all_sharded(rank, folder):
+    for name, case in CASES.items():
+        print(f"process {rank}, case {name!r}")  # shown where a test fails
+        sharded(rank, *case, f"{folder} {name}")
+
+
+def sharded(rank, sizes, dtype, placement, folder):
     plain = routed_bert(dtype=dtype, **sizes)
     batch = global_batch(plain)
-    model = sharded_copy(plain)
+    model = sharded_copy(plain, placement)
     if sizes == EVEN:
         assert_half_of_the_bytes(model, plain)
 
@@ -136,18 +153,18 @@ def sharded(rank, sizes, dtype, folder):
     torch.distributed.barrier()
     assert torch.equal(output(wemoe.from_pretrained(folder), batch), output(plain, batch))
 
-    other = sharded_copy(routed_bert(dtype=dtype, **sizes))
+    other = sharded_copy(routed_bert(dtype=dtype, **sizes), placement)
     set_model_state_dict(other, dict(state), options=FULL)
     assert_same_state(get_model_state_dict(other, options=FULL), plain.state_dict())
     assert torch.equal(output(other, batch), output(plain, batch))
 
 
-def sharded_copy(model):
+def sharded_copy(model, placement=None):
     mesh = init_device_mesh("cpu", (PROCESSES,))
     model = copy.deepcopy(model)
     for block in model.encoder.layer:
-        fully_shard(block, mesh=mesh)
-    return fully_shard(model, mesh=mesh)
+        fully_shard(block, mesh=mesh, shard_placement_fn=placement)
+    return fully_shard(model, mesh=mesh, shard_placement_fn=placement)
 
 
 def assert_half_of_the_bytes(model, plain):
