@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import wemoe
-from headed import HEADED, headed_experts, inputs_for, routed_backbone
+from headed import headed_experts, inputs_for, routed_backbone
 from test_families import make
 from tiny_families import output
 from wemoe.routing_scope import current_scope
@@ -61,7 +61,7 @@ def test_inductor_trains_the_routers(made):
     assert_same_gradients(router_gradients(model, compiled, inputs), expected, 1e-4)
 
 
-@pytest.mark.parametrize("kind", HEADED)
+@pytest.mark.parametrize("kind", ["bert", "gpt2"])
 def test_headed_models_compile_without_a_graph_break(kind):
     experts = headed_experts(kind)
     headed = wemoe.with_head(routed_backbone(experts), experts["two"])

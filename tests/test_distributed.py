@@ -124,8 +124,11 @@ def test_sharded_weights_give_the_outputs_and_gradients_of_whole_ones(tmp_path):
 
 def all_sharded(rank, folder):
     for name, case in CASES.items():
-        print(f"process {rank}, case {name!r}")  # shown where a test fails
-        sharded(rank, *case, f"{folder} {name}")
+        try:
+            sharded(rank, *case, f"{folder} {name}")
+        except Exception as error:
+            error.add_note(f"in the case {name!r}")
+            raise
 
 
 def sharded(rank, sizes, dtype, placement, folder):

@@ -14,6 +14,7 @@ from transformers import (
     BertForSequenceClassification,
     BertForTokenClassification,
     BertModel,
+    GPT2LMHeadModel,
     ViTForImageClassification,
 )
 
@@ -21,6 +22,7 @@ import wemoe
 from headed import HEADED, backbone, headed_experts, inputs_for, routed_backbone, with_labels
 from models import experts_of, fine_tuned, inputs_of, tiny_bert, tiny_vit
 from test_upcycling import randomised
+from tiny_families import FAMILIES, padded_texts
 
 
 @pytest.fixture(params=HEADED)
@@ -151,6 +153,21 @@ def test_a_decoder_tied_to_the_embeddings_is_tied_to_those_of_the_routed_model(t
     assert "cls.predictions.decoder.weight" not in kept.tensors
     inputs = inputs_of(model)
     assert torch.equal(wemoe.with_head(model, kept)(**inputs).logits, headed(**inputs).logits)
+
+
+def test_a_head_that_is_all_tied_is_kept_by_its_class_alone(tmp_path):
+    base = FAMILIES["gpt2"].make()
+    experts = experts_of(base, tasks=2)
+    model = randomised(wemoe.upcycle(base.transformer, {task: each.transformer for task, each in experts.items()}))
+    model.save_pretrained(tmp_path, heads=experts)
+    heads = wemoe.load_heads(tmp_path)
+    assert {task: head.tensors for task, head in heads.items()} == {"task0": {}, "task1": {}}
+    again = wemoe.with_head(wemoe.from_pretrained(tmp_path), heads["task1"])
+    assert isinstance(again, GPT2LMHeadModel)
+    texts = padded_texts()
+    assert torch.equal(again(**texts).logits, wemoe.with_head(model, experts["task1"])(**texts).logits)
+    written = again.generate(**texts, max_new_tokens=3)
+    assert torch.equal(written, wemoe.with_head(model, experts["task0"]).generate(**texts, max_new_tokens=3))
 
 
 def with_pooler(expert):
