@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from transformers import BertForSequenceClassification
 
 from models import VOCABULARY, experts_of, tiny_bert
 from tiny_families import FAMILIES
@@ -16,7 +17,7 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```", README, flags=re.DOTALL | re.MULTI
 
 @pytest.fixture
 def readers_own():
-    """What the README says the reader has: bases, experts, streams of unlabeled batches and frozen heads."""
+    """What the README says the reader has: bases, experts, streams of unlabeled batches, heads and classifiers."""
     base = tiny_bert()
     experts = experts_of(base, tasks=2)
 
@@ -30,6 +31,7 @@ def readers_own():
         "prompt": torch.randint(3, VOCABULARY, (2, 4)),
         "base": base,
         "experts": experts,
+        "classifiers": {task: BertForSequenceClassification(base.config).eval() for task in experts},
         "heads": {task: nn.Linear(16, 3).requires_grad_(False) for task in experts},
         "streams": {task: [batch() for _ in range(3)] for task in experts},
         "test_batches": {task: [(batch(), torch.randint(0, 3, (4,)))] for task in experts},

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from wemoe.adaptation import CollapseWarning, adapt
     from wemoe.drop_in import WeightEnsemblingMoE
     from wemoe.evaluation import evaluate
-    from wemoe.heads import frozen_head, load_heads
+    from wemoe.headed import with_head
+    from wemoe.heads import TaskHead, frozen_head, load_heads
     from wemoe.inspection import RoutingSummary, record_routing, summarise_routing
     from wemoe.layers import RoutedLinear, RoutedMLP
     from wemoe.loading import from_pretrained
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from wemoe.mlps import MLPSlots
     from wemoe.models import Family
     from wemoe.report import plot_first_choices, plot_routing, plot_routing_bars
+    from wemoe.trainer import RoutedTrainer
     from wemoe.upcycling import upcycle
 
 __version__ = version("wemoe")
@@ -36,6 +38,8 @@ _HOMES = {
     "RoutedLinear": "wemoe.layers",
     "RoutedMLP": "wemoe.layers",
     "RoutingSummary": "wemoe.inspection",
+    "RoutedTrainer": "wemoe.trainer",
+    "TaskHead": "wemoe.heads",
     "WeightEnsemblingMoE": "wemoe.drop_in",
     "adapt": "wemoe.adaptation",
     "average": "wemoe.merging",
@@ -50,6 +54,7 @@ _HOMES = {
     "summarise_routing": "wemoe.inspection",
     "task_arithmetic": "wemoe.merging",
     "upcycle": "wemoe.upcycling",
+    "with_head": "wemoe.headed",
 }
 
 __all__ = [
@@ -58,7 +63,9 @@ __all__ = [
     "MLPSlots",
     "RoutedLinear",
     "RoutedMLP",
+    "RoutedTrainer",
     "RoutingSummary",
+    "TaskHead",
     "WeightEnsemblingMoE",
     "__version__",
     "adapt",
@@ -74,6 +81,7 @@ __all__ = [
     "summarise_routing",
     "task_arithmetic",
     "upcycle",
+    "with_head",
 ]
 
 

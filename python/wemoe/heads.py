@@ -1,24 +1,51 @@
-"""Task heads by name: the frozen linear maps that read one shared model for each of its tasks.
+"""Task heads by name: what reads one shared model for each of its tasks.
 
-A head belongs to its task and is never merged. A checkpoint keeps heads beside the model, in a file of their own, so
-that a headless model stays loadable without them.
+A head belongs to its task and is never merged. It is a frozen linear map, or all that a headed model (a
+`BertForSequenceClassification`, say) has beside its backbone. A checkpoint keeps heads beside the model, in a file of
+their own, so that a headless model stays loadable without them.
 """
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+import transformers
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from wemoe.safe_tensors import read_tensors
+from wemoe.safe_tensors import read_metadata, read_tensors
+
+if TYPE_CHECKING:
+    from wemoe.routed_classes import RoutedModule
 
 HEADS_FILE = "heads.safetensors"
+Model = TypeVar("Model", bound=nn.Module)
+METADATA_KEY = "task_heads"
 
-Heads = Mapping[str, nn.Linear]
+
+@dataclass(frozen=True)
+class TaskHead:
+    """What a headed model has beside its backbone; `wemoe.with_head` puts it on a routed model.
+
+    Attributes:
+        model_class: name of the headed model's class in `transformers`.
+        config: the headed model's configuration, as `config.to_dict()` gives it.
+        tensors: its tensors outside the backbone, under their own names; one for those that are tied.
+    """
+
+    model_class: str
+    config: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+Heads = Mapping[str, nn.Linear | PreTrainedModel | TaskHead]
 
 
 def frozen_head(weight: Tensor, bias: Tensor | None) -> nn.Linear:
@@ -32,38 +59,108 @@ def frozen_head(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     return head.requires_grad_(False)
 
 
-def check_heads(heads: Heads, tasks: tuple[str, ...]) -> None:
-    """Check that heads are linear maps of some of the tasks.
+def plain_class(model: Model) -> type[Model]:
+    """Return a model's class; for a routed model, the one that its own extends."""
+    found: type[Model] = getattr(type(model), "base_class", type(model))
+    return found
+
+
+def backbone_path(headed: PreTrainedModel, model: RoutedModule, label: str) -> str:
+    """Find where a headed model keeps its backbone, of the class that the routed model's base has.
 
     Raises:
-        TypeError: a head is no linear layer.
-        ValueError: a head's task is none of `tasks`.
+        ValueError: there is none, or more than one; `label` names the argument.
     """
+    kind = plain_class(model)
+    paths: list[str] = [path for path, module in headed.named_modules() if path and isinstance(module, kind)]
+    if len(paths) != 1:
+        raise ValueError(
+            f"{label} must have one backbone of the routed model's class, {kind.__name__}; "
+            f"{type(headed).__name__} has {paths or 'none'}"
+        )
+    return paths[0]
+
+
+def head_tensors(headed: PreTrainedModel, path: str, model: RoutedModule) -> dict[str, Tensor]:
+    """Return the parameters and persistent buffers of a headed model that a routed model at `path` does not give it.
+
+    A tensor that is tied to the backbone belongs to the backbone; tensors tied to one another are listed once.
+    """
+    children = {name for name, _ in model.named_children()}
+    shared, own = set[int](), dict[str, Tensor]()
+    tensors = dict(_kept_tensors(headed))
+    for name, tensor in tensors.items():
+        if _is_given(name, path, children):
+            shared.add(id(tensor))
+    for name, tensor in tensors.items():
+        if id(tensor) not in shared:
+            shared.add(id(tensor))
+            own[name] = tensor
+    return own
+
+
+def task_head(head: PreTrainedModel, model: RoutedModule, label: str) -> TaskHead:
+    """Take from a headed model what it has beside its backbone.
+
+    Raises:
+        ValueError: it has no backbone of the routed model's class, or a class that transformers does not have.
+    """
+    kind = plain_class(head)
+    if getattr(transformers, kind.__name__, None) is not kind:
+        raise ValueError(f"{label} must be of a class of transformers, to be loaded again; found {kind.__name__}")
+    path = backbone_path(head, model, label)
+    tensors = {name: tensor.detach() for name, tensor in head_tensors(head, path, model).items()}
+    return TaskHead(kind.__name__, head.config.to_dict(), tensors)
+
+
+def task_heads(heads: Heads, model: RoutedModule) -> dict[str, nn.Linear | TaskHead]:
+    """Check heads and take from headed models what is kept of them.
+
+    Raises:
+        TypeError: a head is neither a linear layer nor a headed model nor a `TaskHead`.
+        ValueError: a head's task is none of the model's, or a headed model does not belong to the model.
+    """
+    tasks = model.routing_config.tasks
+    found: dict[str, nn.Linear | TaskHead] = {}
     for task, head in heads.items():
-        if not isinstance(head, nn.Linear):
-            raise TypeError(f"heads[{task!r}] must be an nn.Linear; found {type(head).__name__}")
+        label = f"heads[{task!r}]"
         if task not in tasks:
             raise ValueError(f"heads must be keyed by the model's tasks {list(tasks)}; found {task!r}")
+        if isinstance(head, PreTrainedModel):
+            found[task] = task_head(head, model, label)
+        elif isinstance(head, nn.Linear | TaskHead):
+            found[task] = head
+        else:
+            raise TypeError(
+                f"{label} must be an nn.Linear, a headed model or a wemoe.TaskHead; found {type(head).__name__}"
+            )
+    return found
 
 
-def write_heads(heads: Heads, folder: Path) -> None:
+def write_heads(heads: Mapping[str, nn.Linear | TaskHead], folder: Path) -> None:
     """Write heads into a checkpoint folder."""
     tensors = {
         f"{task}/{name}": tensor.detach().contiguous()
         for task, head in heads.items()
-        for name, tensor in head.named_parameters()
+        for name, tensor in (head.tensors.items() if isinstance(head, TaskHead) else head.named_parameters())
     }
-    save_file(tensors, folder / HEADS_FILE)
+    described = {
+        task: {"model_class": head.model_class, "config": head.config}
+        for task, head in heads.items()
+        if isinstance(head, TaskHead)
+    }
+    metadata = {METADATA_KEY: json.dumps(described, sort_keys=True)} if described else None
+    save_file(tensors, folder / HEADS_FILE, metadata=metadata)
 
 
-def load_heads(folder: str | os.PathLike[str]) -> dict[str, nn.Linear]:
+def load_heads(folder: str | os.PathLike[str]) -> dict[str, nn.Linear | TaskHead]:
     """Load the task heads that were saved with a routed model.
 
     Args:
         folder: the checkpoint folder.
 
     Returns:
-        By task, a frozen linear head.
+        By task, a frozen linear head, or the `TaskHead` of a headed model for `wemoe.with_head`.
 
     Raises:
         FileNotFoundError: the checkpoint holds no heads.
@@ -72,11 +169,50 @@ def load_heads(folder: str | os.PathLike[str]) -> dict[str, nn.Linear]:
     file = Path(folder) / HEADS_FILE
     if not file.is_file():
         raise FileNotFoundError(f"a checkpoint's heads need {str(file)!r}; found no such file")
-    parameters: dict[str, dict[str, Tensor]] = {}
+    described = _read_descriptions(file)
+    tensors: dict[str, dict[str, Tensor]] = {task: {} for task in described}
     for key, tensor in read_tensors(file).items():
         task, _, name = key.rpartition("/")
-        parameters.setdefault(task, {})[name] = tensor
-    for task, found in parameters.items():
-        if not {"weight"} <= found.keys() <= {"weight", "bias"}:
-            raise ValueError(f"{str(file)!r} must hold a weight and a bias for each task; {task!r} has {sorted(found)}")
-    return {task: frozen_head(found["weight"], found.get("bias")) for task, found in parameters.items()}
+        tensors.setdefault(task, {})[name] = tensor
+    return {
+        task: TaskHead(tensors=found, **described[task]) if task in described else _linear_head(file, task, found)
+        for task, found in tensors.items()
+    }
+
+
+def _read_descriptions(file: Path) -> dict[str, dict[str, Any]]:
+    """Return class name and configuration of the heads of headed models, by task."""
+    text = read_metadata(file).get(METADATA_KEY, "{}")
+    try:
+        described = json.loads(text)
+        return {
+            task: {"model_class": str(each["model_class"]), "config": dict(each["config"])}
+            for task, each in described.items()
+        }
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"{str(file)!r} must describe its heads by class and configuration; found {text[:80]!r}"
+        ) from error
+
+
+def _linear_head(file: Path, task: str, found: Mapping[str, Tensor]) -> nn.Linear:
+    if not {"weight"} <= found.keys() <= {"weight", "bias"}:
+        raise ValueError(f"{str(file)!r} must hold a weight and a bias for each task; {task!r} has {sorted(found)}")
+    return frozen_head(found["weight"], found.get("bias"))
+
+
+def _kept_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and persistent buffers, under every name that they have; the names of a state dict."""
+    yield from module.named_parameters(remove_duplicate=False)
+    for path, child in module.named_modules():
+        for name, buffer in child.named_buffers(recurse=False):
+            if name not in child._non_persistent_buffers_set:
+                yield f"{path}.{name}" if path else name, buffer
+
+
+def _is_given(name: str, path: str, children: set[str]) -> bool:
+    """Whether a tensor of a headed model lies in the backbone at `path`, directly or in one of `children`."""
+    if not name.startswith(f"{path}."):
+        return False
+    child, _, rest = name[len(path) + 1 :].partition(".")
+    return not rest or child in children

@@ -3,6 +3,7 @@
 Base weights and task vectors are frozen parameters; only routers require gradients. The assembly happens tile by tile
 inside `wemoe_ext.routed_linear`: the weights of a whole batch never exist in memory. On a CPU frozen weights live
 packed, in the order in which the assembly reads them; state dicts and saved files hold them in their plain shapes.
+Weights that are sharded over processes (FSDP2) keep the layout that they were sharded in.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from wemoe.mlps import Activation, LinearMap, MLPParts, linear_sizes, weight_of
 from wemoe.routers import Router
@@ -87,9 +89,12 @@ class RoutedLinear(nn.Module):
     def pack(self) -> None:
         """Pack the frozen weights in place where that makes them faster: on a CPU, F a multiple of 16, not fp64.
 
-        Layers that are made, loaded or moved pack themselves; elsewhere they are unpacked again.
+        Layers that are made, loaded or moved pack themselves; elsewhere they are unpacked again. Sharded weights stay
+        as they are.
         """
         weight = self.weight
+        if isinstance(weight, DTensor):
+            return
         packable = weight.device.type == "cpu" and self.out_features % LINE == 0 and weight.dtype != torch.float64
         if packable and not self.is_packed:
             self._rearrange(pack_task_vectors)
@@ -97,8 +102,8 @@ class RoutedLinear(nn.Module):
             self.unpack()
 
     def unpack(self) -> None:
-        """Give the frozen weights their plain shapes, [F, D] and [T, F, D], in place."""
-        if self.is_packed:
+        """Give the frozen weights their plain shapes, [F, D] and [T, F, D], in place; sharded ones stay as they are."""
+        if self.is_packed and not isinstance(self.weight, DTensor):
             self._rearrange(unpack_task_vectors)
 
     def _rearrange(self, layout: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> None:
@@ -112,12 +117,16 @@ class RoutedLinear(nn.Module):
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if self.is_packed:
-            plain = unpack_task_vectors(self.weight.detach(), self.task_vectors.detach())
+            plain = _rearranged(unpack_task_vectors, self.weight.detach(), self.task_vectors.detach())
             destination[f"{prefix}weight"], destination[f"{prefix}task_vectors"] = plain
 
-    def _load_from_state_dict(self, *args: Any) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        names = (f"{prefix}weight", f"{prefix}task_vectors")
+        if isinstance(self.weight, DTensor) and self.is_packed and state_dict.keys() >= set(names):
+            packed = _rearranged(pack_task_vectors, *(state_dict[name] for name in names))
+            state_dict = state_dict | dict(zip(names, packed, strict=True))
         self.unpack()
-        super()._load_from_state_dict(*args)
+        super()._load_from_state_dict(state_dict, prefix, *args)
         self.pack()
 
     def extra_repr(self) -> str:
@@ -127,6 +136,23 @@ class RoutedLinear(nn.Module):
             f"bias={self.bias is not None}, packed={self.is_packed}, dtype={self.weight.dtype}, "
             f"task_vectors={self.task_vectors.dtype}"
         )
+
+
+def _rearranged(
+    layout: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], weight: Tensor, task_vectors: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Give weights another layout; sharded ones are gathered for it by all processes, and sharded again."""
+    if not (isinstance(weight, DTensor) and isinstance(task_vectors, DTensor)):
+        return layout(weight, task_vectors)
+    mesh = weight.device_mesh
+    # shards of one layout hold other numbers than those of the other, and views of uneven shards do not exist
+    placements = [Shard(0) if placement.is_shard() else placement for placement in weight.placements]
+    first, second = layout(weight.full_tensor(), task_vectors.full_tensor())
+    # every process holds the whole: each takes its own part and nothing is sent
+    return (
+        distribute_tensor(first, mesh, placements, src_data_rank=None),
+        distribute_tensor(second, mesh, placements, src_data_rank=None),
+    )
 
 
 class RoutedMLP(nn.Module):
@@ -142,7 +168,7 @@ class RoutedMLP(nn.Module):
         router: maps hidden states to routing weights.
         gate: routed linear map D -> F of a gated MLP.
         batch_reduce: average the routing weights over the batch, one set of weights for all samples; a sample's
-            output then depends on the rest of its batch.
+            output then depends on the rest of its batch, in a distributed run on that of its own process.
         batch_first: whether hidden states are [B, N, D]; otherwise [N, B, D].
     """
 

@@ -11,10 +11,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import typer
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from wemoe import report
@@ -143,7 +144,8 @@ def _save(folder: Path, bench: Bench, model: RoutedModule) -> None:
         RuntimeError: it does not.
     """
     model.save_pretrained(folder / "model", heads=bench.heads)
-    reloaded = replace(bench, heads=load_heads(folder / "model"))
+    heads = {task: cast("nn.Linear", head) for task, head in load_heads(folder / "model").items()}
+    reloaded = replace(bench, heads=heads)
     again = from_pretrained(folder / "model")
     for name, task in bench.tasks.items():
         batch = next(sorted_batches(task.test.texts, 8))

@@ -90,10 +90,12 @@ class RoutedModule(Specialised, nn.Module):
             is_main_process: whether this process writes; the others of a distributed run return at once.
             state_dict: the weights to save, where a distributed run has gathered them; else the model's own.
             max_shard_size: largest size of one weight file, in bytes or like `"5GB"`.
-            heads: by task, its frozen linear head, to be kept beside the model (`wemoe.load_heads`).
+            heads: by task, what is to be kept beside the model (`wemoe.load_heads`): a frozen linear head, or a
+                headed model, of which all but the backbone is kept.
 
         Raises:
-            TypeError, ValueError: `heads` are no linear layers keyed by the model's tasks.
+            TypeError, ValueError: `heads` are no linear layers or headed models keyed by the model's tasks, or the
+                weights are sharded and no gathered `state_dict` is given.
             OSError: the folder cannot be written; checked before any work.
         """
         if is_main_process:

@@ -46,7 +46,8 @@ def upcycle(
         expert_models: T models fine-tuned from it, of its class: a sequence or a mapping from task name; untouched.
         init_lambda: scaling of the statically merged rest, and the routing weight that every task starts near.
         router_hidden_layers: depth of the routers: 0 (one learned constant per MLP and task), 1 or 2.
-        batch_reduce: average the routing weights over the batch, so that its samples share one set of weights.
+        batch_reduce: average the routing weights over the batch, so that its samples share one set of weights; in a
+            distributed run over each process's own part of it.
         family: your own description of the base's blocks.
 
     Returns:
@@ -67,7 +68,7 @@ def upcycle(
     blocks = find_blocks(base_model, () if family is None else (family,))
     config = RoutingConfig(
         base_class=type(base_model).__name__,
-        absent=_absent_children(base_model),
+        absent=absent_children(base_model),
         tasks=tuple(experts),
         init_lambda=init_lambda,
         router_hidden_layers=router_hidden_layers,  # type: ignore[arg-type]  # checked here, by pydantic
@@ -93,7 +94,8 @@ def prepare_for_loading(model: nn.Module, config: RoutingConfig) -> RoutedModule
     return _finish(model, config)
 
 
-def _absent_children(model: nn.Module) -> tuple[str, ...]:
+def absent_children(model: nn.Module) -> tuple[str, ...]:
+    """Return the children that the model's class makes from its configuration, and the model was made without."""
     if not isinstance(model, PreTrainedModel):
         return ()
     with no_init_weights():
@@ -161,6 +163,11 @@ def _finish(model: nn.Module, config: RoutingConfig) -> RoutedModule:
     for module in model.modules():
         if isinstance(module, RoutedMLP):
             module.router.requires_grad_(True)
+    return as_routed(model, config)
+
+
+def as_routed(model: nn.Module, config: RoutingConfig) -> RoutedModule:
+    """Give a model that holds routed blocks the class of a routed model."""
     routed = cast("RoutedModule", model)
     routed.__class__ = cast("type[RoutedModule]", specialise(type(model), _mixin(model)))
     routed.routing_config = config
