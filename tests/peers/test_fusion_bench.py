@@ -2,8 +2,8 @@
 
 import copy
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
-from statistics import median
 from time import perf_counter
 
 import pytest
@@ -213,15 +213,21 @@ def test_it_is_at_least_six_times_faster(peer, capsys):
     for mine, yours in zip(trainable(ours), trainable(theirs), strict=True):
         mine.data.copy_(yours)
     x = torch.randn(16, 50, width)
-    torch.set_num_threads(1)
-    with torch.no_grad():
+    with torch.no_grad(), one_thread():
         assert_equal_in_fp32(ours(x), theirs(x))
         rounds = [(seconds(theirs, x), seconds(ours, x)) for _ in range(9)]
-    ratio = median(theirs / ours for theirs, ours in rounds)
-    theirs, ours = (median(times) * 1e3 for times in zip(*rounds, strict=True))
+    theirs, ours = (min(times) * 1e3 for times in zip(*rounds, strict=True))  # without what other programs took
     with capsys.disabled():
-        print(f"\nFusionBench {theirs:.0f} ms, wemoe {ours:.0f} ms: {ratio:.1f} times faster")  # noqa: T201 - the ratio is asked for
-    assert ratio >= 6
+        print(f"\nFusionBench {theirs:.0f} ms, wemoe {ours:.0f} ms: {theirs / ours:.1f} times faster")  # noqa: T201 - the ratio is asked for
+    assert theirs / ours >= 6
+
+
+@contextmanager
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def seconds(layer, x):
