@@ -75,7 +75,16 @@ def test_saving_again_leaves_no_stale_shard(tmp_path):
     (tmp_path / "notes.txt").write_text("kept")
     model.save_pretrained(tmp_path, max_shard_size="8KB")
     model.save_pretrained(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "notes.txt", "wemoe.safetensors"]
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["README.md", "config.json", "notes.txt", "wemoe.safetensors"]
+
+
+@pytest.mark.parametrize("size", ["8 apples", "big", None])
+def test_what_is_no_size_of_a_file_is_refused(tmp_path, size):
+    model = wemoe.upcycle(tiny_bert(), experts_of(tiny_bert()))
+    with pytest.raises(ValueError, match=f"max_shard_size must be a number of bytes, .* like '5GB'; found '?{size}"):
+        model.save_pretrained(tmp_path / "merged", max_shard_size=size)
+    assert not (tmp_path / "merged").exists()
 
 
 def test_a_base_made_without_its_pooler_stays_without(tmp_path):
@@ -149,10 +158,17 @@ def edit_config(folder, edit):
     ("edit", "message"),
     [
         (lambda c: c.update(model_type="bert"), "must say model_type 'wemoe'; found 'bert'"),
-        (lambda c: c["wemoe"].update(format_version=2), "must be of format version 1; found 2"),
+        (lambda c: c["wemoe"].update(format_version=3), "must be of format version 1 or 2; found 3"),
+        (lambda c: c["wemoe"].pop("format_version"), "must be of format version 1 or 2; found None"),
+        (lambda c: c.update(shared=[1]), r"must hold paths by paths under 'shared'; found \[1\]"),
+        (
+            lambda c: c.update(shared={"forward": "pooler"}),
+            "must share what .*; found: method at 'forward', BertPooler",
+        ),
+        (lambda c: c.update(shared={"no.such": "pooler"}), "must share what the model has; found: .*no"),
         (lambda c: c["wemoe"].update(surprise=1), "(?s)no valid routing configuration: .*surprise"),
         (lambda c: c["wemoe"].update(base_class="Popen"), "a model class of transformers; found base_class 'Popen'"),
-        (lambda c: c.pop("base_config"), "must hold an object 'base_config'; found None"),
+        (lambda c: c.pop("base_config"), "must hold an object or null 'base_config'; found 'nothing'"),
         (lambda c: c["wemoe"].update(tasks=["one"]), "misshapen: "),
     ],
 )

@@ -168,9 +168,11 @@ FAMILIES = {
     "llama": Tiny(of(LlamaForCausalLM, LlamaConfig(**LLAMA)), padded_texts, LLAMA_FAMILY),
     "qwen2": Tiny(of(Qwen2ForCausalLM, Qwen2Config(**LLAMA)), padded_texts, LLAMA_FAMILY),
     "qwen3": Tiny(of(Qwen3ForCausalLM, Qwen3Config(**LLAMA)), padded_texts, LLAMA_FAMILY),
-    "openclip, batch first": Tiny(lambda: ImageEncoder(True), lambda: {"images": images()["pixel_values"]}, "OpenCLIP"),
+    "openclip, batch first": Tiny(
+        lambda: ImageEncoder(True).eval(), lambda: {"images": images()["pixel_values"]}, "OpenCLIP"
+    ),
     "openclip, tokens first": Tiny(
-        lambda: ImageEncoder(False), lambda: {"images": images()["pixel_values"]}, "OpenCLIP"
+        lambda: ImageEncoder(False).eval(), lambda: {"images": images()["pixel_values"]}, "OpenCLIP"
     ),
     "distilbert": Tiny(
         of(DistilBertModel, DistilBertConfig(vocab_size=VOCABULARY, dim=16, hidden_dim=24, n_layers=2, n_heads=2)),

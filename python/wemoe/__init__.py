@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from wemoe.inspection import RoutingSummary, record_routing, summarise_routing
     from wemoe.layers import RoutedLinear, RoutedMLP
     from wemoe.loading import from_pretrained
+    from wemoe.memory import estimate_memory
     from wemoe.merging import average, task_arithmetic
     from wemoe.mlps import MLPSlots
     from wemoe.models import Family
     from wemoe.report import plot_first_choices, plot_routing, plot_routing_bars
+    from wemoe.router_files import load_routers, save_routers
     from wemoe.trainer import RoutedTrainer
     from wemoe.upcycling import upcycle
 
@@ -43,14 +45,17 @@ _HOMES = {
     "WeightEnsemblingMoE": "wemoe.drop_in",
     "adapt": "wemoe.adaptation",
     "average": "wemoe.merging",
+    "estimate_memory": "wemoe.memory",
     "evaluate": "wemoe.evaluation",
     "from_pretrained": "wemoe.loading",
     "frozen_head": "wemoe.heads",
     "load_heads": "wemoe.heads",
+    "load_routers": "wemoe.router_files",
     "plot_first_choices": "wemoe.report",
     "plot_routing": "wemoe.report",
     "plot_routing_bars": "wemoe.report",
     "record_routing": "wemoe.inspection",
+    "save_routers": "wemoe.router_files",
     "summarise_routing": "wemoe.inspection",
     "task_arithmetic": "wemoe.merging",
     "upcycle": "wemoe.upcycling",
@@ -70,14 +75,17 @@ __all__ = [
     "__version__",
     "adapt",
     "average",
+    "estimate_memory",
     "evaluate",
     "from_pretrained",
     "frozen_head",
     "load_heads",
+    "load_routers",
     "plot_first_choices",
     "plot_routing",
     "plot_routing_bars",
     "record_routing",
+    "save_routers",
     "summarise_routing",
     "task_arithmetic",
     "upcycle",

@@ -2,13 +2,48 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from wemoe.models.families import Family
 
-FORMAT_VERSION: Literal[1] = 1
+FORMAT_VERSION: Literal[2] = 2
+READABLE_VERSIONS = (1, 2)
+
+WEIGHT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)  # what the ops take
+
+Sha256 = Field(pattern="^[0-9a-f]{64}$")
+
+
+class Source(BaseModel):
+    """A model that a routed model was made of.
+
+    Attributes:
+        name: its name on the Hugging Face Hub, or the last part of its folder's path; None where it has none.
+        sha256: of its state dict (`wemoe.provenance.sha256_of_state`).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str | None = None
+    sha256: str = Sha256
+
+
+class Provenance(BaseModel):
+    """What a routed model was made of.
+
+    Attributes:
+        base: the pre-trained model.
+        experts: by task, the fine-tuned model.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    base: Source
+    experts: dict[str, Source]
 
 
 class RoutingConfig(BaseModel):
@@ -16,6 +51,7 @@ class RoutingConfig(BaseModel):
 
     Attributes:
         format_version: of the saved checkpoint.
+        wemoe_version: of the library that wrote it.
         method: who makes the routing weights.
         base_class: name of the base's class, which `transformers` has where it is a Hugging Face model.
         absent: children that an instance of the class made from its configuration has, and the base was made
@@ -25,11 +61,13 @@ class RoutingConfig(BaseModel):
         router_hidden_layers: depth of the routers.
         batch_reduce: whether routing weights are averaged over the batch.
         families: descriptions of the base's blocks, where they are not of the library's own families.
+        provenance: what the model was made of; None where a checkpoint of version 1 does not say.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[2] = FORMAT_VERSION
+    wemoe_version: str | None = Field(default_factory=lambda: version("wemoe"))
     method: Literal["wemoe"] = "wemoe"
     base_class: str
     absent: tuple[str, ...] = ()
@@ -38,3 +76,14 @@ class RoutingConfig(BaseModel):
     router_hidden_layers: Literal[0, 1, 2]
     batch_reduce: bool
     families: tuple[Family, ...] = ()
+    provenance: Provenance | None = None
+
+
+def check_dtype(name: str, dtype: torch.dtype | None) -> None:
+    """Check that an argument is a dtype that weights can have, or None.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if dtype is not None and dtype not in WEIGHT_DTYPES:
+        raise ValueError(f"{name} must be one of {[str(known) for known in WEIGHT_DTYPES]}; found {dtype!r}")

@@ -38,8 +38,9 @@ class RoutedLinear(nn.Module):
         out_features: F.
         num_tasks: T.
         bias: whether there is a bias b0 [F] with task vectors beta [T, F].
-        dtype: of the frozen weights.
+        dtype: of the base's weights.
         device: of the frozen weights.
+        task_vector_dtype: of the task vectors; `dtype` by default.
     """
 
     def __init__(
@@ -50,30 +51,45 @@ class RoutedLinear(nn.Module):
         bias: bool = True,
         dtype: torch.dtype | None = None,
         device: torch.device | None = None,
+        task_vector_dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
 
-        def frozen(*shape: int) -> nn.Parameter:
-            return nn.Parameter(torch.empty(shape, dtype=dtype, device=device), requires_grad=False)
+        def frozen(*shape: int, of: torch.dtype | None = dtype) -> nn.Parameter:
+            return nn.Parameter(torch.empty(shape, dtype=of, device=device), requires_grad=False)
 
         self.in_features = in_features
         self.out_features = out_features
         self.num_tasks = num_tasks
+        task_dtype = task_vector_dtype or dtype
         self.weight = frozen(out_features, in_features)
-        self.task_vectors = frozen(num_tasks, out_features, in_features)
+        self.task_vectors = frozen(num_tasks, out_features, in_features, of=task_dtype)
         self.bias = frozen(out_features) if bias else None
-        self.task_biases = frozen(num_tasks, out_features) if bias else None
+        self.task_biases = frozen(num_tasks, out_features, of=task_dtype) if bias else None
 
     @classmethod
-    def from_linears(cls, base: LinearMap, experts: Sequence[LinearMap]) -> RoutedLinear:
-        """Copy the weights of a base and take its experts' task vectors; the arguments stay untouched."""
+    def from_linears(
+        cls, base: LinearMap, experts: Sequence[LinearMap], task_vector_dtype: torch.dtype | None = None
+    ) -> RoutedLinear:
+        """Copy the weights of a base and take its experts' task vectors; the arguments stay untouched.
+
+        Args:
+            base: D -> F.
+            experts: T linear maps fine-tuned from it.
+            task_vector_dtype: of the task vectors; the base's by default. They are rounded to it once, after the
+                difference is taken in fp32 or better.
+
+        Raises:
+            ValueError: a task vector is beyond the range of `task_vector_dtype`.
+        """
         weight, bias = weight_of(base), base.bias
-        layer = cls(*linear_sizes(base), len(experts), bias is not None, weight.dtype, weight.device)
+        size = (*linear_sizes(base), len(experts))
+        layer = cls(*size, bias is not None, weight.dtype, weight.device, task_vector_dtype)
         layer.weight.data.copy_(weight.detach())
-        layer.task_vectors.data = stack_task_vectors(weight, [weight_of(expert) for expert in experts])
+        stack_task_vectors(weight, [weight_of(expert) for expert in experts], out=layer.task_vectors.data)
         if layer.bias is not None and layer.task_biases is not None:
             layer.bias.data.copy_(bias.detach())
-            layer.task_biases.data = stack_task_vectors(bias, [expert.bias for expert in experts])
+            stack_task_vectors(bias, [expert.bias for expert in experts], out=layer.task_biases.data)
         layer.pack()
         return layer
 
@@ -81,24 +97,32 @@ class RoutedLinear(nn.Module):
         """Map x [R, M, D] by the weights of routing weights [R, T] to [R, M, F]."""
         return routed_linear(x, self.weight, self.task_vectors, routing_weights, self.bias, self.task_biases)
 
+    def task_parameters(self) -> list[nn.Parameter]:
+        """The task vectors of weight and bias: what the experts add."""
+        return [self.task_vectors] if self.task_biases is None else [self.task_vectors, self.task_biases]
+
     @property
     def is_packed(self) -> bool:
         """Whether the frozen weights are packed."""
         return self.weight.dim() == 3
 
+    @property
+    def is_packable(self) -> bool:
+        """Whether a CPU reads the frozen weights faster when they are packed: F a multiple of 16, nothing in fp64."""
+        return self.out_features % LINE == 0 and torch.float64 not in (self.weight.dtype, self.task_vectors.dtype)
+
     def pack(self) -> None:
-        """Pack the frozen weights in place where that makes them faster: on a CPU, F a multiple of 16, not fp64.
+        """Pack the frozen weights in place where that makes them faster: on a CPU, if they are packable.
 
         Layers that are made, loaded or moved pack themselves; elsewhere they are unpacked again. Sharded weights stay
         as they are.
         """
-        weight = self.weight
-        if isinstance(weight, DTensor):
+        if isinstance(self.weight, DTensor):
             return
-        packable = weight.device.type == "cpu" and self.out_features % LINE == 0 and weight.dtype != torch.float64
-        if packable and not self.is_packed:
+        packs = self.weight.device.type == "cpu" and self.is_packable
+        if packs and not self.is_packed:
             self._rearrange(pack_task_vectors)
-        elif not packable:
+        elif not packs:
             self.unpack()
 
     def unpack(self) -> None:
@@ -199,15 +223,16 @@ class RoutedMLP(nn.Module):
         router: Router,
         batch_reduce: bool = False,
         batch_first: bool = True,
+        task_vector_dtype: torch.dtype | None = None,
     ) -> RoutedMLP:
         """Build the routed MLP of a base MLP and its experts; the arguments stay untouched."""
         gates = [expert.gate for expert in experts if expert.gate is not None]
         return cls(
-            RoutedLinear.from_linears(base.up, [expert.up for expert in experts]),
+            RoutedLinear.from_linears(base.up, [expert.up for expert in experts], task_vector_dtype),
             copy.deepcopy(base.activation),
-            RoutedLinear.from_linears(base.down, [expert.down for expert in experts]),
+            RoutedLinear.from_linears(base.down, [expert.down for expert in experts], task_vector_dtype),
             router,
-            None if base.gate is None else RoutedLinear.from_linears(base.gate, gates),
+            None if base.gate is None else RoutedLinear.from_linears(base.gate, gates, task_vector_dtype),
             batch_reduce,
             batch_first,
         )

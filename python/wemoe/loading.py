@@ -1,121 +1,193 @@
-"""Loading a routed model from its folder alone: neither the base nor the experts are needed."""
+"""Loading a routed model from its folder alone: neither the base nor the experts are needed.
+
+The model is made without memory for its weights; then every tensor is read, converted and put in its place, one at a
+time, and a routed layer is packed as soon as it is whole. So a model that is loaded is never there twice.
+"""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
-import pydantic
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.initialization import no_init_weights
+from tqdm import tqdm
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
-from wemoe.config import FORMAT_VERSION, RoutingConfig
+from wemoe.checkpoints import Checkpoint, locate, read_checkpoint
+from wemoe.config import check_dtype
+from wemoe.device_maps import Device, DeviceMap, device_of, dispatch, resolve
+from wemoe.footprint import measure, readable
 from wemoe.layers import RoutedLinear
-from wemoe.routed_classes import RoutedModule
-from wemoe.safe_tensors import read_tensors
-from wemoe.saving import MODEL_TYPE, WEIGHTS_GLOB
+from wemoe.routed_classes import RoutedModel, RoutedModule
+from wemoe.safe_tensors import StoredTensors
+from wemoe.saving import GENERATION_FILE
+from wemoe.skeletons import skeleton_of, without_weights
+from wemoe.task_vectors import check_range
+from wemoe.tensor_slots import Slot, find_slots, share
 from wemoe.upcycling import prepare_for_loading
 
 
-def from_pretrained(folder: str | os.PathLike[str]) -> RoutedModule:
+def from_pretrained(
+    name: str | os.PathLike[str],
+    *,
+    device_map: DeviceMap | None = None,
+    dtype: torch.dtype | None = None,
+    task_vector_dtype: torch.dtype | None = None,
+    base_model: nn.Module | None = None,
+    revision: str | None = None,
+    token: bool | str | None = None,
+    local_files_only: bool = False,
+    progress: bool = True,
+) -> RoutedModule:
     """Load a routed model that `save_pretrained` wrote; strict, and in evaluation mode.
 
     Args:
-        folder: the checkpoint folder.
+        name: the checkpoint folder, or the name of a repository on the Hugging Face Hub.
+        device_map: where to load to: a device (`"cuda"`, `torch.device("cuda:1")`, an index), or, with accelerate,
+            a mapping from a part's path to its device, or `"auto"`, `"balanced"`, `"balanced_low_0"`,
+            `"sequential"` to spread the blocks over the devices that are there. The CPU by default.
+        dtype: of all frozen weights; as they were saved by default. Routers stay as they were saved, in fp32.
+        task_vector_dtype: of the task vectors; `dtype` by default, and as they were saved without one.
+        base_model: for a base of a class that is not in transformers: an instance of it, made like the base. Its
+            weights are not used, and it stays untouched.
+        revision: branch, tag or commit of the repository.
+        token: of the Hub, or True for the one that is logged in.
+        local_files_only: whether to use what the Hub's cache holds, and ask no server.
+        progress: whether to show a progress bar, with what the model takes in memory.
 
     Returns:
-        The model, of its base's own class, with the dtypes that were saved and bit-equal outputs.
+        The model, of its base's own class; without `dtype` and `task_vector_dtype` with the dtypes that were saved
+        and bit-equal outputs.
 
     Raises:
         FileNotFoundError: there is no such folder, or it lacks its configuration or weights.
-        ValueError: the folder is no routed model, is of another format version, a file is damaged, or a tensor is
-            missing, unexpected or of another shape.
+        ImportError: a model is to be spread over devices, and accelerate is not installed.
+        OSError: there is no such repository, or it cannot be reached.
+        TypeError: `device_map` is no map, or `base_model` no module.
+        ValueError: the folder is no routed model, is of another format version, a file is damaged, a tensor is
+            missing, unexpected or of another shape, or another argument is out of its range.
     """
-    path = Path(folder)
-    configuration = _read_configuration(path)
-    config = _routing_config(path, configuration)
-    with no_init_weights():
-        plain = _base_model(path, config, configuration["base_config"])
-        model = prepare_for_loading(plain, config)
-    plain.tie_weights()
-    _load_weights(model, _read_weights(path), path)
+    check_dtype("dtype", dtype)
+    check_dtype("task_vector_dtype", task_vector_dtype)
+    folder = locate(name, revision=revision, token=token, local_files_only=local_files_only)
+    checkpoint = read_checkpoint(folder)
+    model = routed_skeleton(checkpoint, base_model)
+    with StoredTensors(checkpoint.weight_files()) as stored:
+        slots = stored_slots(model, stored.contents, checkpoint)
+        set_dtypes(slots, stored.contents, dtype, task_vector_dtype)
+        places = resolve(model, device_map)
+        _fill(slots, stored, places, f"load ({readable(measure(model).total)})" if progress else None)
+    _move_buffers(model, places)
+    if isinstance(model, RoutedModel):
+        if dtype is not None:
+            model.config.dtype = dtype
+        if (folder / GENERATION_FILE).is_file():
+            model.generation_config = GenerationConfig.from_pretrained(folder)
     model.eval()
+    dispatch(model, places)
     return model
 
 
-def _read_configuration(path: Path) -> dict[str, Any]:
-    file = path / "config.json"
-    if not file.is_file():
-        raise FileNotFoundError(f"a routed model needs {str(file)!r}; found no such file")
+def routed_skeleton(checkpoint: Checkpoint, base_model: nn.Module | None = None) -> RoutedModule:
+    """Make the routed model of a checkpoint, without memory for its weights."""
+    config = checkpoint.config
+    with without_weights():
+        plain = _base_model(checkpoint) if base_model is None else _skeleton_of_given(checkpoint, base_model)
+        for child in config.absent:
+            setattr(plain, child, None)
+        model = prepare_for_loading(plain, config)
+    if isinstance(model, RoutedModel):
+        model.tie_weights()
     try:
-        configuration = json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{str(file)!r} must be JSON; found: {error}") from error
-    kind = configuration.get("model_type") if isinstance(configuration, dict) else None
-    if kind != MODEL_TYPE:
-        raise ValueError(f"{str(file)!r} must say model_type {MODEL_TYPE!r}; found {kind!r}")
-    for key in ("wemoe", "base_config"):
-        if not isinstance(configuration.get(key), dict):
-            raise ValueError(f"{str(file)!r} must hold an object {key!r}; found {configuration.get(key)!r}")
-    return configuration  # type: ignore[no-any-return]
+        share(model, checkpoint.shared)
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"{str(checkpoint.folder)!r} must share what the model has; found: {error}") from error
+    return model
 
 
-def _routing_config(path: Path, configuration: Mapping[str, Any]) -> RoutingConfig:
-    version = configuration["wemoe"].get("format_version")
-    if version != FORMAT_VERSION:
-        raise ValueError(
-            f"{str(path)!r} must be of format version {FORMAT_VERSION}; found {version!r}. "
-            "A newer version of wemoe may read it."
-        )
-    try:
-        return RoutingConfig.model_validate(configuration["wemoe"])
-    except pydantic.ValidationError as error:
-        raise ValueError(f"{str(path / 'config.json')!r} holds no valid routing configuration: {error}") from error
+def stored_slots(model: nn.Module, contents: Mapping[str, Tensor], checkpoint: Checkpoint) -> dict[str, Slot]:
+    """Match a model's tensors with stored ones, by stored name; nothing may be missing, unexpected or misshapen.
 
-
-def _base_model(path: Path, config: RoutingConfig, base_config: dict[str, Any]) -> PreTrainedModel:
-    base_class = getattr(transformers, config.base_class, None)
-    if not (isinstance(base_class, type) and issubclass(base_class, PreTrainedModel)):
-        raise ValueError(
-            f"{str(path)!r} must name a model class of transformers; found base_class {config.base_class!r}"
-        )
-    config_class = cast("type[PreTrainedConfig]", base_class.config_class)
-    plain = base_class(config_class.from_dict(base_config))
-    for child in config.absent:
-        setattr(plain, child, None)
-    return plain
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    files = sorted(file for file in path.glob(WEIGHTS_GLOB) if file.suffix == ".safetensors")
-    if not files:
-        raise FileNotFoundError(f"a routed model needs weights {WEIGHTS_GLOB!r}; found none in {str(path)!r}")
-    weights: dict[str, Tensor] = {}
-    for file in files:
-        weights.update(read_tensors(file))
-    return weights
-
-
-def _load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Put every tensor in its place; tied names may stand for one another, nothing else may be missing."""
-    places = model.state_dict(keep_vars=True)
-    stored = {places[name].data_ptr() for name in weights if name in places}
-    missing = [name for name, place in places.items() if place.data_ptr() not in stored]
-    unexpected = [name for name in weights if name not in places]
-    misshapen = [name for name in weights.keys() & places.keys() if weights[name].shape != places[name].shape]
+    One name is enough for a tensor that has several. Only a buffer that state dicts leave out need not be stored: it
+    keeps the value that it was made with.
+    """
+    slots = find_slots(model)
+    by_name = {name: slot for slot in slots for name in slot.names}
+    missing = [slot.names[0] for slot in slots if slot.persistent and not contents.keys() & set(slot.names)]
+    unexpected = contents.keys() - by_name.keys()
+    misshapen = [
+        name for name in contents.keys() & by_name.keys() if contents[name].shape != by_name[name].tensor.shape
+    ]
     for fault, names in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen)):
         if names:
-            raise ValueError(f"{str(path)!r} must hold exactly the model's tensors; {fault}: {sorted(names)[:5]}")
-    with torch.no_grad():
-        for name, tensor in weights.items():
-            place = places[name]
-            place.data = tensor.to(place.device)
-    for module in model.modules():
-        if isinstance(module, RoutedLinear):
-            module.pack()
+            raise ValueError(
+                f"{str(checkpoint.folder)!r} must hold exactly the model's tensors; {fault}: {sorted(names)[:5]}"
+            )
+    found = ((next((name for name in slot.names if name in contents), None), slot) for slot in slots)
+    return {name: slot for name, slot in found if name is not None}
+
+
+def set_dtypes(
+    slots: Mapping[str, Slot],
+    contents: Mapping[str, Tensor],
+    dtype: torch.dtype | None,
+    task_vector_dtype: torch.dtype | None,
+) -> None:
+    """Give the tensors of a skeleton the dtypes that they are to be loaded in."""
+    for name, slot in slots.items():
+        chosen = None
+        if contents[name].is_floating_point() and slot.persistent and not slot.tensor.requires_grad:
+            chosen = task_vector_dtype or dtype if _is_task_vector(slot) else dtype
+        slot.fill(contents[name].to(chosen or contents[name].dtype))
+
+
+def _base_model(checkpoint: Checkpoint) -> PreTrainedModel:
+    base_class = getattr(transformers, checkpoint.config.base_class, None)
+    is_known = isinstance(base_class, type) and issubclass(base_class, PreTrainedModel)
+    if base_class is None or not is_known or checkpoint.base_config is None:
+        raise ValueError(
+            f"{str(checkpoint.folder)!r} must name a model class of transformers; found base_class "
+            f"{checkpoint.config.base_class!r}. A base of another class is loaded with base_model=, an instance of it"
+        )
+    config_class = cast("type[PreTrainedConfig]", base_class.config_class)
+    return cast("PreTrainedModel", base_class(config_class.from_dict(checkpoint.base_config)))
+
+
+def _skeleton_of_given(checkpoint: Checkpoint, base_model: nn.Module) -> nn.Module:
+    if not isinstance(base_model, nn.Module) or isinstance(base_model, RoutedModule):
+        raise TypeError(f"base_model must be a plain torch.nn.Module; found {type(base_model).__name__}")
+    if type(base_model).__name__ != checkpoint.config.base_class:
+        raise ValueError(
+            f"base_model must be of the class {checkpoint.config.base_class}; found {type(base_model).__name__}"
+        )
+    return skeleton_of(base_model)
+
+
+def _is_task_vector(slot: Slot) -> bool:
+    owner, _ = slot.owners[0]
+    return isinstance(owner, RoutedLinear) and any(slot.tensor is tensor for tensor in owner.task_parameters())
+
+
+def _fill(slots: Mapping[str, Slot], stored: StoredTensors, places: Mapping[str, Device], title: str | None) -> None:
+    """Read every tensor into its place, and pack each routed layer as soon as it is whole."""
+    total = sum(slot.tensor.nbytes for slot in slots.values())
+    with tqdm(total=total, desc=title, unit="B", unit_scale=True, disable=title is None) as bar:
+        for name, slot in slots.items():
+            tensor = stored.read(name, slot.tensor.dtype, device_of(slot.names[0], places))
+            if stored.contents[name].dtype != tensor.dtype:
+                check_range(f"{name!r}", tensor)
+            slot.fill(tensor)
+            for layer, _ in slot.owners:
+                if isinstance(layer, RoutedLinear) and not any(p.is_meta for p in layer.parameters()):
+                    layer.pack()
+            bar.update(tensor.nbytes)
+
+
+def _move_buffers(model: nn.Module, places: Mapping[str, Device]) -> None:
+    """Move the buffers that were not stored to the devices of the parts that they belong to."""
+    for slot in find_slots(model):
+        if not isinstance(slot.tensor, nn.Parameter):
+            slot.fill(slot.tensor.to(device_of(slot.names[0], places)))

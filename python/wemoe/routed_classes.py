@@ -14,6 +14,7 @@ from transformers import Cache, PreTrainedModel
 from wemoe.caches import keep_routing
 from wemoe.config import RoutingConfig
 from wemoe.heads import Heads
+from wemoe.hub import push_to_hub
 from wemoe.inspection import describe_trainable_parameters
 from wemoe.routing_scope import GeneratingAfter, RoutingScope, current_prompt_length
 from wemoe.saving import save
@@ -86,7 +87,8 @@ class RoutedModule(Specialised, nn.Module):
         """Save the whole model, so that `wemoe.from_pretrained` needs neither the base nor the experts.
 
         Args:
-            save_directory: folder of the checkpoint; made if missing.
+            save_directory: folder of the checkpoint; made if missing. Its README.md becomes the model card, unless
+                somebody edited it.
             is_main_process: whether this process writes; the others of a distributed run return at once.
             state_dict: the weights to save, where a distributed run has gathered them; else the model's own.
             max_shard_size: largest size of one weight file, in bytes or like `"5GB"`.
@@ -100,6 +102,8 @@ class RoutedModule(Specialised, nn.Module):
         """
         if is_main_process:
             save(self, save_directory, state_dict=state_dict, max_shard_size=max_shard_size, heads=heads)
+
+    push_to_hub = push_to_hub  # transformers' uploads an empty card in place of ours
 
     def print_trainable_parameters(self) -> None:
         """Print how many parameters are trained (the routers'), how many there are, and the share in percent."""

@@ -74,28 +74,49 @@ def check_experts(base_model: nn.Module, experts: Mapping[str, nn.Module]) -> No
         _check_finite(label, state)
 
 
-def stack_task_vectors(base: Tensor, experts: Sequence[Tensor]) -> Tensor:
+def stack_task_vectors(base: Tensor, experts: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
     """Stack the task vectors of one parameter.
 
     Args:
         base: theta_0, of any shape [...].
         experts: T tensors theta_t of the same shape.
+        out: [T, ...], where to write them, on the device of the base; its dtype is that of the task vectors.
 
     Returns:
-        [T, ...] in the dtype and on the device of the base; differences are taken in fp32 or better.
+        [T, ...], `out` or else in the dtype and on the device of the base; differences are taken in fp32 or better.
+
+    Raises:
+        ValueError: a difference is beyond the range of the dtype of `out`.
     """
     exact = torch.promote_types(base.dtype, torch.float32)
     reference = base.detach().to(exact)
-    stacked = torch.empty((len(experts), *base.shape), dtype=base.dtype, device=base.device)
+    stacked = torch.empty((len(experts), *base.shape), dtype=base.dtype, device=base.device) if out is None else out
     for task_vector, expert in zip(stacked, experts, strict=True):
         task_vector.copy_(expert.detach().to(device=base.device, dtype=exact) - reference)
+    check_range("task vectors", stacked)
     return stacked
 
 
+def check_range(label: str, narrowed: Tensor) -> None:
+    """Check that a tensor that was finite in its former dtype is so in its new one.
+
+    Raises:
+        ValueError: a number was too large for float16, the one dtype here of a narrower range than float32.
+    """
+    if narrowed.dtype == torch.float16 and not _is_finite(narrowed):
+        limit = torch.finfo(torch.float16).max
+        raise ValueError(f"{label} in float16 must be within +-{limit:.0f}; found a larger number. Choose bfloat16")
+
+
 def _check_finite(label: str, state: Mapping[str, Tensor]) -> None:
-    broken = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    broken = [name for name, tensor in state.items() if tensor.is_floating_point() and not _is_finite(tensor)]
     if broken:
         raise ValueError(f"{label} must hold finite numbers; found NaN or infinity in: {_listed(broken)}")
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether no number is NaN or infinite; unlike `isfinite`, this makes no tensor of the same size."""
+    return tensor.numel() == 0 or all(bool(extreme.isfinite()) for extreme in tensor.aminmax())
 
 
 def _listed(names: Sequence[str], most: int = 5) -> str:

@@ -6,18 +6,22 @@ import copy
 import warnings
 from typing import TypeVar, cast
 
+import torch
 from torch import nn
+from tqdm import tqdm
 from transformers import PreTrainedModel
-from transformers.initialization import no_init_weights
 
-from wemoe.config import RoutingConfig
+from wemoe.config import RoutingConfig, check_dtype
+from wemoe.footprint import measure, readable
 from wemoe.layers import RoutedLinear, RoutedMLP
 from wemoe.merging import task_arithmetic
 from wemoe.mlps import LinearMap, MLPParts, linear_sizes, parts_at
 from wemoe.models import Family, find_blocks
 from wemoe.models.blocks import takes_attention_mask, unknown_families
+from wemoe.provenance import provenance_of
 from wemoe.routed_classes import RoutedBlock, RoutedCausalModel, RoutedModel, RoutedModule
 from wemoe.routers import Router, build_router
+from wemoe.skeletons import skeleton_of, without_weights
 from wemoe.specialising import specialise
 from wemoe.task_vectors import Experts, name_experts
 
@@ -32,6 +36,8 @@ def upcycle(
     router_hidden_layers: int = 2,
     batch_reduce: bool = False,
     family: Family | None = None,
+    task_vector_dtype: torch.dtype | None = None,
+    progress: bool = True,
 ) -> RoutedModule:
     """Make a WEMoE of a base and its experts (arXiv 2402.00433, section 3.3).
 
@@ -49,6 +55,9 @@ def upcycle(
         batch_reduce: average the routing weights over the batch, so that its samples share one set of weights; in a
             distributed run over each process's own part of it.
         family: your own description of the base's blocks.
+        task_vector_dtype: of the task vectors of the MLPs, `torch.bfloat16` say to halve them beside a base in fp32;
+            the base's dtype by default.
+        progress: whether to show a progress bar, with what the model will take in memory.
 
     Returns:
         A new model of the base's own class, in evaluation mode where the base is; only its routers require
@@ -60,6 +69,7 @@ def upcycle(
         ValueError: there is no expert, an expert does not fit the base, the base has no MLP that can be routed, or
             another argument is out of its range.
     """
+    check_dtype("task_vector_dtype", task_vector_dtype)
     if not isinstance(base_model, nn.Module):
         raise TypeError(f"base_model must be a torch.nn.Module; found {type(base_model).__name__}")
     if isinstance(base_model, RoutedModule):
@@ -76,21 +86,35 @@ def upcycle(
         families=unknown_families(blocks),
     )
     _warn_of_unread_masks(base_model, blocks)
+    size = readable(measure(skeleton_after_upcycling(base_model, config, task_vector_dtype)).total)
     model = task_arithmetic(base_model, experts, init_lambda)
-    for path, described in blocks.items():
+    config = config.model_copy(update={"provenance": provenance_of(base_model, experts)})
+    for path, described in tqdm(blocks.items(), desc=f"upcycle ({size})", disable=not progress):
         sources = (source.get_submodule(path) for source in (base_model, *experts.values()))
         base, *tuned = (parts_at(block, described.mlp) for block in sources)
         block = model.get_submodule(path)
-        routed = RoutedMLP.from_parts(base, tuned, _router(config, base), batch_reduce, _is_batch_first(block))
+        batch_first = _is_batch_first(block)
+        routed = RoutedMLP.from_parts(base, tuned, _router(config, base), batch_reduce, batch_first, task_vector_dtype)
         _install(block, path, described, routed)
     return _finish(model, config)
 
 
-def prepare_for_loading(model: nn.Module, config: RoutingConfig) -> RoutedModule:
+def skeleton_after_upcycling(
+    base_model: nn.Module, config: RoutingConfig, task_vector_dtype: torch.dtype | None = None
+) -> RoutedModule:
+    """Make the routed model that upcycling a base would give, without memory for its weights."""
+    with without_weights(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what upcycling warns of, it warns of itself
+        return prepare_for_loading(skeleton_of(base_model), config, task_vector_dtype)
+
+
+def prepare_for_loading(
+    model: nn.Module, config: RoutingConfig, task_vector_dtype: torch.dtype | None = None
+) -> RoutedModule:
     """Turn a plain model into the routed model of a configuration, its weights still to be loaded."""
     for path, family in find_blocks(model, config.families).items():
         block = model.get_submodule(path)
-        _install(block, path, family, _empty_routed_mlp(block, family, config))
+        _install(block, path, family, _empty_routed_mlp(block, family, config, task_vector_dtype))
     return _finish(model, config)
 
 
@@ -98,7 +122,7 @@ def absent_children(model: nn.Module) -> tuple[str, ...]:
     """Return the children that the model's class makes from its configuration, and the model was made without."""
     if not isinstance(model, PreTrainedModel):
         return ()
-    with no_init_weights():
+    with without_weights():
         whole = type(model)(copy.deepcopy(model.config))
     return tuple(name for name, _ in whole.named_children() if getattr(model, name, None) is None)
 
@@ -109,10 +133,13 @@ def _router(config: RoutingConfig, base: MLPParts) -> Router:
     return router.to(base.up.weight.device)
 
 
-def _empty_routed_mlp(block: nn.Module, family: Family, config: RoutingConfig) -> RoutedMLP:
+def _empty_routed_mlp(
+    block: nn.Module, family: Family, config: RoutingConfig, task_vector_dtype: torch.dtype | None
+) -> RoutedMLP:
     def empty(linear: LinearMap) -> RoutedLinear:
         weight, bias = linear.weight, linear.bias is not None
-        return RoutedLinear(*linear_sizes(linear), len(config.tasks), bias, weight.dtype, weight.device)
+        size = (*linear_sizes(linear), len(config.tasks))
+        return RoutedLinear(*size, bias, weight.dtype, weight.device, task_vector_dtype)
 
     base = parts_at(block, family.mlp)
     return RoutedMLP(

@@ -38,8 +38,16 @@ def task_arithmetic(base_model: Model, expert_models: Experts[Model], scaling: f
     # state_dict() lists tied parameters under every name; the same sum is written to each
     for name, theta in merged.state_dict().items():
         if theta.is_floating_point():
-            theta.copy_(_merge(base_state[name], [state[name] for state in expert_states], scaling))
+            sources = (base_state[name], *(state[name] for state in expert_states))
+            for piece, base, *tuned in zip(_pieces(theta), *map(_pieces, sources), strict=True):
+                piece.copy_(_merge(base, tuned, scaling))
     return merged
+
+
+def _pieces(tensor: Tensor, elements: int = 2**16) -> tuple[Tensor, ...]:
+    """Split a tensor into views of a few rows, so that merging a large one needs no second one of its size."""
+    rows = tensor.unsqueeze(0) if tensor.dim() == 0 else tensor
+    return torch.split(rows, max(1, elements * len(rows) // max(1, rows.numel())))
 
 
 def _merge(base: Tensor, experts: list[Tensor], scaling: float) -> Tensor:

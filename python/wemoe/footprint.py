@@ -1,0 +1,86 @@
+"""What a routed model takes in memory, part by part, told from shapes and dtypes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from wemoe.layers import RoutedLinear, RoutedMLP
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of a routed model.
+
+    Attributes:
+        base: everything that the base had: its MLPs as they were, and all that is merged statically.
+        task_vectors: what the experts add.
+        routers: the parameters that adaptation trains; their gradients and Adam's state take three times that.
+        transient: what is there beside the model at the moment when it takes most: the largest routed layer as it was
+            before it was packed, say.
+    """
+
+    base: int
+    task_vectors: int
+    routers: int
+    transient: int
+
+    @property
+    def total(self) -> int:
+        """Bytes of the model once it is there."""
+        return self.base + self.task_vectors + self.routers
+
+    @property
+    def peak(self) -> int:
+        """The most bytes at a time while the model is made or loaded, not counting base and experts."""
+        return self.total + self.transient
+
+
+def measure(model: nn.Module) -> Memory:
+    """Measure a routed model, which may be on the meta device, and loading it to a CPU.
+
+    Tensors that are shared count once.
+    """
+    layers = _layers(model)
+    routers = [module.router for module in model.modules() if isinstance(module, RoutedMLP)]
+    total = size_of([*model.parameters(), *model.buffers()])
+    task_vectors = size_of(tensor for layer in layers for tensor in layer.task_parameters())
+    router = size_of(parameter for router in routers for parameter in router.parameters())
+    packed = max((size_of(layer.parameters()) for layer in layers if layer.is_packable), default=0)
+    return Memory(total - task_vectors - router, task_vectors, router, packed)
+
+
+def measure_upcycling(model: nn.Module) -> Memory:
+    """Measure a routed model, which may be on the meta device, and making it.
+
+    The merged MLP that a routed one replaces is there until then, and so is one difference of weights.
+    """
+    memory = measure(model)
+    mlps = [_layers(module) for module in model.modules() if isinstance(module, RoutedMLP)]
+    replaced = max((sum(_plain_size(layer) for layer in layers) for layers in mlps), default=0)
+    difference = max((_plain_size(layer) for layers in mlps for layer in layers), default=0)
+    return replace(memory, transient=replaced + max(memory.transient, difference))
+
+
+def _layers(module: nn.Module) -> list[RoutedLinear]:
+    return [layer for layer in module.modules() if isinstance(layer, RoutedLinear)]
+
+
+def _plain_size(layer: RoutedLinear) -> int:
+    return size_of(layer.parameters()) - size_of(layer.task_parameters())
+
+
+def size_of(tensors: Iterable[Tensor]) -> int:
+    """Bytes of tensors, each counted once."""
+    return sum(tensor.nbytes for tensor in {id(tensor): tensor for tensor in tensors}.values())
+
+
+def readable(size: float) -> str:
+    """Write a number of bytes as people read it: `1.9 GB`."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"

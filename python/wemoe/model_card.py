@@ -1,0 +1,91 @@
+"""The model card of a checkpoint: a README.md that says what the model was made of and how it is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from wemoe.config import Provenance, RoutingConfig, Source
+
+CARD_FILE = "README.md"
+
+_SEAL = "<!-- Written by wemoe; a file that is edited is never overwritten. sha256: {} -->\n"
+
+
+def card_text(config: RoutingConfig) -> str:
+    """Write the card of a routed model; its last line is a seal, by which an edited card is told."""
+    data = ModelCardData(library_name="wemoe", tags=["merge", "wemoe"], base_model=_hub_names(config.provenance))
+    text = f"---\n{data.to_yaml()}\n---\n\n{_body(config)}"
+    ModelCard(text)  # raises if the metadata could not be read back
+    return text + _seal(text)
+
+
+def may_write_card(folder: Path) -> bool:
+    """Whether a folder has no card, or one of ours that nobody edited."""
+    file = folder / CARD_FILE
+    if not file.is_file():
+        return True
+    text, start, _ = file.read_text(encoding="utf-8").rpartition(_SEAL.partition("{")[0])
+    return bool(start) and file.read_text(encoding="utf-8") == text + _seal(text)
+
+
+def _seal(text: str) -> str:
+    return _SEAL.format(hashlib.sha256(text.encode()).hexdigest())
+
+
+def _hub_names(provenance: Provenance | None) -> list[str] | None:
+    """Names of the form owner/name, which local folders never have."""
+    if provenance is None:
+        return None
+    names = [source.name for source in (provenance.base, *provenance.experts.values())]
+    return list(dict.fromkeys(name for name in names if name is not None and "/" in name)) or None
+
+
+def _body(config: RoutingConfig) -> str:
+    return f"""# {config.base_class} of {len(config.tasks)} merged experts
+
+One model of {len(config.tasks)} tasks: the weights of its MLPs are assembled for every sample by small routers, as
+the pre-trained weights plus weighted task vectors of the fine-tuned models (WEMoE,
+[arXiv 2402.00433](https://arxiv.org/abs/2402.00433)).
+
+```python
+import wemoe
+
+model = wemoe.from_pretrained("...")  # this folder, or this repository's name
+```
+
+## Made of
+
+{_sources(config)}
+
+## Settings
+
+| setting | value |
+|---|---|
+| method | {config.method} |
+| base class | {config.base_class} |
+| initial routing weight | {config.init_lambda} |
+| router depth | {config.router_hidden_layers} |
+| routing weights averaged over the batch | {"yes" if config.batch_reduce else "no"} |
+| wemoe | {config.wemoe_version} |
+
+"""
+
+
+def _sources(config: RoutingConfig) -> str:
+    if config.provenance is None:
+        return "The checkpoint that this model came from does not say. Tasks: " + ", ".join(map(_cell, config.tasks))
+    rows = [_row("base", config.provenance.base)]
+    rows += [_row(f"expert: {_cell(task)}", source) for task, source in config.provenance.experts.items()]
+    return "\n".join(["| | name | sha256 of its state dict |", "|---|---|---|", *rows])
+
+
+def _row(role: str, source: Source) -> str:
+    return f"| {role} | {_cell(source.name or 'unknown')} | `{source.sha256}` |"
+
+
+def _cell(text: str) -> str:
+    """Text that cannot end its cell of a table."""
+    return " ".join(text.split()).replace("|", "\\|")

@@ -1,0 +1,49 @@
+"""Provenance: which base and which experts a routed model was made of, by name and by hash."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import torch
+from torch import Tensor, nn
+
+from wemoe.config import Provenance, Source
+
+
+def provenance_of(base_model: nn.Module, experts: Mapping[str, nn.Module]) -> Provenance:
+    """Name and hash a base and its experts; several are hashed at a time."""
+    with ThreadPoolExecutor(max_workers=torch.get_num_threads()) as pool:
+        base, *tuned = pool.map(_source, (base_model, *experts.values()))
+    return Provenance(base=base, experts=dict(zip(experts, tuned, strict=True)))
+
+
+def sha256_of_state(state: Mapping[str, Tensor]) -> str:
+    """Hash a state dict: for each tensor, in the order of their names, its name, dtype, shape and bytes.
+
+    No more than one tensor is copied at a time, and only one that is on another device or not contiguous.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def public_name(name_or_path: str | None) -> str | None:
+    """Return a model's name as others may know it: of a local folder, only the last part."""
+    if not name_or_path:
+        return None
+    path = Path(name_or_path).expanduser()
+    is_local = path.exists() or path.is_absolute() or "\\" in name_or_path or name_or_path.startswith((".", "~"))
+    if is_local or name_or_path.count("/") > 1:
+        return PureWindowsPath(PurePosixPath(name_or_path).name).name or None
+    return name_or_path
+
+
+def _source(model: nn.Module) -> Source:
+    name = getattr(getattr(model, "config", None), "_name_or_path", None)
+    return Source(name=public_name(name), sha256=sha256_of_state(model.state_dict()))
