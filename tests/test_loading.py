@@ -142,7 +142,7 @@ def test_a_repository_is_downloaded_without_what_is_not_needed(saved, model, mon
         asked.update(how, name=name)
         return str(saved)
 
-    monkeypatch.setattr("wemoe.checkpoints.snapshot_download", download)
+    monkeypatch.setattr("wemoe.repositories.snapshot_download", download)
     again = wemoe.from_pretrained("owner/merged", revision="v1", token="secret", local_files_only=True)
     assert asked == {
         "name": "owner/merged",
@@ -155,12 +155,27 @@ def test_a_repository_is_downloaded_without_what_is_not_needed(saved, model, mon
     assert torch.equal(output(again, inputs), output(model, inputs))
 
 
+def test_heads_come_from_a_repository_too(model, tmp_path, monkeypatch):
+    head = torch.nn.Linear(16, 3)
+    model.save_pretrained(tmp_path, heads={"task0": head})
+    asked = {}
+
+    def download(name, **how):
+        asked.update(how, name=name)
+        return str(tmp_path)
+
+    monkeypatch.setattr("wemoe.repositories.snapshot_download", download)
+    assert torch.equal(wemoe.load_heads("owner/merged", revision="v1")["task0"].weight, head.weight)
+    assert (asked["name"], asked["revision"]) == ("owner/merged", "v1")
+    assert asked["allow_patterns"] == ["heads.safetensors"]
+
+
 @pytest.mark.parametrize("name", ["owner/nowhere", "nowhere", "a/b/c", "/no/where", "no where"])
 def test_what_is_neither_a_folder_nor_a_repository_is_refused(name, monkeypatch):
     def download(*_args, **_options):
         raise LocalEntryNotFoundError("not in the cache")
 
-    monkeypatch.setattr("wemoe.checkpoints.snapshot_download", download)
+    monkeypatch.setattr("wemoe.repositories.snapshot_download", download)
     with pytest.raises(FileNotFoundError, match=rf"'{name}.*found (neither: not in the cache|no such file)"):
         wemoe.from_pretrained(name)
 

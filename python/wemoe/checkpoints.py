@@ -1,21 +1,17 @@
-"""Checkpoint folders: where they are, and what their configuration says."""
+"""Checkpoint folders, and what their configuration says."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pydantic
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
-from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # it is in their documentation
 
 from wemoe.config import FORMAT_VERSION, READABLE_VERSIONS, RoutingConfig
-from wemoe.saving import GENERATION_FILE, MODEL_TYPE, WEIGHTS_GLOB
+from wemoe.saving import MODEL_TYPE, WEIGHTS_GLOB
 
 MISSING = "nothing"
 
@@ -48,32 +44,6 @@ class Checkpoint:
                 f"a routed model needs weights {WEIGHTS_GLOB!r}; found none in {str(self.folder)!r}"
             )
         return files
-
-
-def locate(
-    name: str | os.PathLike[str], *, revision: str | None, token: bool | str | None, local_files_only: bool
-) -> Path:
-    """Return a folder as it is; download a repository of the Hugging Face Hub, or find it in the Hub's cache.
-
-    Raises:
-        FileNotFoundError: there is neither such a folder nor such a repository, or none that can be reached.
-    """
-    path = Path(name)
-    if path.exists() or not isinstance(name, str) or not _may_be_repository(name):
-        return path
-    try:
-        folder = snapshot_download(
-            name,
-            revision=revision,
-            token=token,
-            local_files_only=local_files_only,
-            allow_patterns=["config.json", GENERATION_FILE, WEIGHTS_GLOB],
-        )
-    except (RepositoryNotFoundError, LocalEntryNotFoundError) as error:
-        raise FileNotFoundError(
-            f"{name!r} must be a folder or a repository of the Hub; found neither: {error}"
-        ) from error
-    return Path(folder)
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
@@ -128,11 +98,3 @@ def routing_config(file: Path, found: Mapping[str, Any]) -> RoutingConfig:
         return RoutingConfig.model_validate(upgraded)
     except pydantic.ValidationError as error:
         raise ValueError(f"{str(file)!r} holds no valid routing configuration: {error}") from error
-
-
-def _may_be_repository(name: str) -> bool:
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return not os.path.isabs(name)

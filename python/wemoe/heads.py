@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from wemoe.repositories import locate
 from wemoe.safe_tensors import read_metadata, read_tensors
 
 if TYPE_CHECKING:
@@ -153,11 +154,20 @@ def write_heads(heads: Mapping[str, nn.Linear | TaskHead], folder: Path) -> None
     save_file(tensors, folder / HEADS_FILE, metadata=metadata)
 
 
-def load_heads(folder: str | os.PathLike[str]) -> dict[str, nn.Linear | TaskHead]:
+def load_heads(
+    name: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    token: bool | str | None = None,
+    local_files_only: bool = False,
+) -> dict[str, nn.Linear | TaskHead]:
     """Load the task heads that were saved with a routed model.
 
     Args:
-        folder: the checkpoint folder.
+        name: the checkpoint folder, or the name of a repository on the Hugging Face Hub.
+        revision: branch, tag or commit of the repository.
+        token: of the Hub, or True for the one that is logged in.
+        local_files_only: whether to use what the Hub's cache holds, and ask no server.
 
     Returns:
         By task, a frozen linear head, or the `TaskHead` of a headed model for `wemoe.with_head`.
@@ -166,7 +176,7 @@ def load_heads(folder: str | os.PathLike[str]) -> dict[str, nn.Linear | TaskHead
         FileNotFoundError: the checkpoint holds no heads.
         ValueError: the file is damaged, or holds something else.
     """
-    file = Path(folder) / HEADS_FILE
+    file = locate(name, [HEADS_FILE], revision=revision, token=token, local_files_only=local_files_only) / HEADS_FILE
     if not file.is_file():
         raise FileNotFoundError(f"a checkpoint's heads need {str(file)!r}; found no such file")
     described = _read_descriptions(file)

@@ -16,14 +16,15 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
-from wemoe.checkpoints import Checkpoint, locate, read_checkpoint
+from wemoe.checkpoints import Checkpoint, read_checkpoint
 from wemoe.config import check_dtype
 from wemoe.device_maps import Device, DeviceMap, device_of, dispatch, resolve
 from wemoe.footprint import measure, readable
 from wemoe.layers import RoutedLinear
+from wemoe.repositories import locate
 from wemoe.routed_classes import RoutedModel, RoutedModule
 from wemoe.safe_tensors import StoredTensors
-from wemoe.saving import GENERATION_FILE
+from wemoe.saving import GENERATION_FILE, WEIGHTS_GLOB
 from wemoe.skeletons import skeleton_of, without_weights
 from wemoe.task_vectors import check_range
 from wemoe.tensor_slots import Slot, find_slots, share
@@ -72,7 +73,8 @@ def from_pretrained(
     """
     check_dtype("dtype", dtype)
     check_dtype("task_vector_dtype", task_vector_dtype)
-    folder = locate(name, revision=revision, token=token, local_files_only=local_files_only)
+    files = ["config.json", GENERATION_FILE, WEIGHTS_GLOB]
+    folder = locate(name, files, revision=revision, token=token, local_files_only=local_files_only)
     checkpoint = read_checkpoint(folder)
     model = routed_skeleton(checkpoint, base_model)
     with StoredTensors(checkpoint.weight_files()) as stored:
