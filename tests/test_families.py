@@ -28,6 +28,7 @@ from wemoe.layers import RoutedMLP
 from wemoe.models import find_blocks
 
 families = pytest.mark.parametrize("name", FAMILIES)
+SLOW = pytest.mark.slow
 
 
 def randomised(model):
@@ -127,7 +128,10 @@ def test_batch_averaged_routing_shares_one_set_of_weights(name):
     torch.testing.assert_close(output(model, twice)[: len(found)], found, atol=2e-5, rtol=1e-5)
 
 
-@families
+QUICK = ("clip vision", "bert", "gpt2", "flan-t5", "llama", "openclip, tokens first")
+
+
+@pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=SLOW) for name in FAMILIES])
 def test_whole_models_compile_without_a_graph_break(name):
     _, _, model, inputs = make(name)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
