@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from wemoe.layers import RoutedLinear, RoutedMLP
     from wemoe.loading import from_pretrained
     from wemoe.memory import estimate_memory
-    from wemoe.merging import average, task_arithmetic
+    from wemoe.merging import average, dare_linear, dare_ties, task_arithmetic, ties
     from wemoe.mlps import MLPSlots
     from wemoe.models import Family
     from wemoe.report import plot_first_choices, plot_routing, plot_routing_bars
@@ -45,6 +45,8 @@ _HOMES = {
     "WeightEnsemblingMoE": "wemoe.drop_in",
     "adapt": "wemoe.adaptation",
     "average": "wemoe.merging",
+    "dare_linear": "wemoe.merging",
+    "dare_ties": "wemoe.merging",
     "estimate_memory": "wemoe.memory",
     "evaluate": "wemoe.evaluation",
     "from_pretrained": "wemoe.loading",
@@ -58,6 +60,7 @@ _HOMES = {
     "save_routers": "wemoe.router_files",
     "summarise_routing": "wemoe.inspection",
     "task_arithmetic": "wemoe.merging",
+    "ties": "wemoe.merging",
     "upcycle": "wemoe.upcycling",
     "with_head": "wemoe.headed",
 }
@@ -75,6 +78,8 @@ __all__ = [
     "__version__",
     "adapt",
     "average",
+    "dare_linear",
+    "dare_ties",
     "estimate_memory",
     "evaluate",
     "from_pretrained",
@@ -88,6 +93,7 @@ __all__ = [
     "save_routers",
     "summarise_routing",
     "task_arithmetic",
+    "ties",
     "upcycle",
     "with_head",
 ]
