@@ -1,6 +1,7 @@
 """What every method of merging keeps, whatever it computes."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -13,6 +14,13 @@ from wemoe.merging import METHODS
 
 TASKS = ("x", "y", "z")
 
+BATCHES = {task: torch.randint(11, (6, 3), generator=torch.Generator().manual_seed(0)).split(3) for task in TASKS}
+
+
+def predict(model, batch, task):
+    return model(batch)
+
+
 # by method: as it is called here, and what makes a single expert come out whole
 RUNS = {
     "average": (wemoe.average, {}),
@@ -20,7 +28,9 @@ RUNS = {
     "ties": (wemoe.ties, {"density": 1.0}),
     "dare_linear": (wemoe.dare_linear, {"density": 1.0, "scaling": 1.0}),
     "dare_ties": (wemoe.dare_ties, {"density": 1.0}),
+    "fisher": (partial(wemoe.fisher, batches=BATCHES, predict=predict, examples=6), {}),
 }
+READ_DATA = ("fisher",)
 
 every_method = pytest.mark.parametrize("name", RUNS)
 
@@ -111,8 +121,10 @@ def test_half_precision_is_merged_in_fp32_and_rounded_once(name, models):
     exact = [copy.deepcopy(model).float() for model in half]
     merged, expected = (merge(name, first, dict(zip(TASKS, rest, strict=True))) for first, *rest in (half, exact))
     assert all(p.dtype == torch.bfloat16 for p in merged.parameters())
+    # one rounding of bf16; where data are read, activations are rounded too and shift the experts' shares a little
+    atol = 0.02 if name in READ_DATA else 1e-6
     for found, wanted in zip(merged.parameters(), expected.parameters(), strict=True):
-        torch.testing.assert_close(found.float(), wanted, atol=1e-6, rtol=2**-8)  # one rounding of bf16
+        torch.testing.assert_close(found.float(), wanted, atol=atol, rtol=2**-8)
 
 
 @every_method

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from wemoe.layers import RoutedLinear, RoutedMLP
     from wemoe.loading import from_pretrained
     from wemoe.memory import estimate_memory
-    from wemoe.merging import average, dare_linear, dare_ties, task_arithmetic, ties
+    from wemoe.merging import average, dare_linear, dare_ties, fisher, task_arithmetic, ties
     from wemoe.mlps import MLPSlots
     from wemoe.models import Family
     from wemoe.report import plot_first_choices, plot_routing, plot_routing_bars
@@ -49,6 +49,7 @@ _HOMES = {
     "dare_ties": "wemoe.merging",
     "estimate_memory": "wemoe.memory",
     "evaluate": "wemoe.evaluation",
+    "fisher": "wemoe.merging",
     "from_pretrained": "wemoe.loading",
     "frozen_head": "wemoe.heads",
     "load_heads": "wemoe.heads",
@@ -82,6 +83,7 @@ __all__ = [
     "dare_ties",
     "estimate_memory",
     "evaluate",
+    "fisher",
     "from_pretrained",
     "frozen_head",
     "load_heads",

@@ -2,6 +2,7 @@
 
 from wemoe.merging.average import average
 from wemoe.merging.dare import dare_linear, dare_ties
+from wemoe.merging.fisher import fisher
 from wemoe.merging.task_arithmetic import task_arithmetic
 from wemoe.merging.ties import ties
 
@@ -12,6 +13,7 @@ METHODS = {
     "ties": "task vectors trimmed by magnitude; entries of the elected sign merged",
     "dare_linear": "task arithmetic of task vectors whose entries were dropped at random",
     "dare_ties": "entries of the elected sign of task vectors whose entries were dropped at random",
+    "fisher": "mean of the experts, each entry weighted by its Fisher information on the task's inputs",
 }
 
-__all__ = ["METHODS", "average", "dare_linear", "dare_ties", "task_arithmetic", "ties"]
+__all__ = ["METHODS", "average", "dare_linear", "dare_ties", "fisher", "task_arithmetic", "ties"]

@@ -54,8 +54,8 @@ def average(
     return with_tensors(base_model, averaged)
 
 
-def weighted_sum(tensors: Iterable[Tensor], weights: Iterable[float], device: torch.device) -> Tensor:
-    """Return sum_t w_t x_t of tensors of one shape, in fp32 or better."""
+def weighted_sum(tensors: Iterable[Tensor], weights: Iterable[float | Tensor], device: torch.device) -> Tensor:
+    """Return sum_t w_t x_t of tensors of one shape, each with a number or entries of its own, in fp32 or better."""
     terms = (exact_tensor(tensor, device) * weight for tensor, weight in zip(tensors, weights, strict=True))
     total = next(terms)
     for term in terms:
