@@ -141,7 +141,14 @@ def test_tied_parameters_and_frozen_ones_have_their_information():
 
 def test_the_seed_decides_the_sampled_labels():
     experts = {"a": Logistic(1.0, 5.0), "b": Logistic(3.0, -1.0)}
-    data = {"a": [X], "b": [X]}
+
+    def run(seed):
+        batches = {"a": [X], "b": [X]}
+        return wemoe.fisher(Logistic(0.0, 0.0), experts, batches, predict, max_outcomes=0, seed=seed).w
+
+    first = run(1)
+    assert torch.equal(first, run(1))
+    assert any(not torch.equal(first, run(seed)) for seed in range(2, 9))
 
 
 @pytest.mark.parametrize(

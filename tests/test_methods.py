@@ -29,8 +29,9 @@ RUNS = {
     "dare_linear": (wemoe.dare_linear, {"density": 1.0, "scaling": 1.0}),
     "dare_ties": (wemoe.dare_ties, {"density": 1.0}),
     "fisher": (partial(wemoe.fisher, batches=BATCHES, predict=predict, examples=6), {}),
+    "regmean": (partial(wemoe.regmean, batches=BATCHES, predict=predict, examples=6), {}),
 }
-READ_DATA = ("fisher",)
+READ_DATA = ("fisher", "regmean")
 
 every_method = pytest.mark.parametrize("name", RUNS)
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from wemoe.layers import RoutedLinear, RoutedMLP
     from wemoe.loading import from_pretrained
     from wemoe.memory import estimate_memory
-    from wemoe.merging import average, dare_linear, dare_ties, fisher, task_arithmetic, ties
+    from wemoe.merging import average, dare_linear, dare_ties, fisher, regmean, task_arithmetic, ties
     from wemoe.mlps import MLPSlots
     from wemoe.models import Family
     from wemoe.report import plot_first_choices, plot_routing, plot_routing_bars
@@ -58,6 +58,7 @@ _HOMES = {
     "plot_routing": "wemoe.report",
     "plot_routing_bars": "wemoe.report",
     "record_routing": "wemoe.inspection",
+    "regmean": "wemoe.merging",
     "save_routers": "wemoe.router_files",
     "summarise_routing": "wemoe.inspection",
     "task_arithmetic": "wemoe.merging",
@@ -92,6 +93,7 @@ __all__ = [
     "plot_routing",
     "plot_routing_bars",
     "record_routing",
+    "regmean",
     "save_routers",
     "summarise_routing",
     "task_arithmetic",

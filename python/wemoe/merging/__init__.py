@@ -3,6 +3,7 @@
 from wemoe.merging.average import average
 from wemoe.merging.dare import dare_linear, dare_ties
 from wemoe.merging.fisher import fisher
+from wemoe.merging.regmean import regmean
 from wemoe.merging.task_arithmetic import task_arithmetic
 from wemoe.merging.ties import ties
 
@@ -14,6 +15,7 @@ METHODS = {
     "dare_linear": "task arithmetic of task vectors whose entries were dropped at random",
     "dare_ties": "entries of the elected sign of task vectors whose entries were dropped at random",
     "fisher": "mean of the experts, each entry weighted by its Fisher information on the task's inputs",
+    "regmean": "linear maps by regression on the tasks' inputs, the rest averaged",
 }
 
-__all__ = ["METHODS", "average", "dare_linear", "dare_ties", "fisher", "task_arithmetic", "ties"]
+__all__ = ["METHODS", "average", "dare_linear", "dare_ties", "fisher", "regmean", "task_arithmetic", "ties"]
