@@ -30,8 +30,12 @@ RUNS = {
     "dare_ties": (wemoe.dare_ties, {"density": 1.0}),
     "fisher": (partial(wemoe.fisher, batches=BATCHES, predict=predict, examples=6), {}),
     "regmean": (partial(wemoe.regmean, batches=BATCHES, predict=predict, examples=6), {}),
+    "adamerging": (
+        partial(wemoe.adamerging, streams=BATCHES, predict=predict, steps=2, progress=False),
+        {"init_lambda": 1.0, "learning_rate": 1e-9},
+    ),
 }
-READ_DATA = ("fisher", "regmean")
+READ_DATA = ("fisher", "regmean", "adamerging")
 
 every_method = pytest.mark.parametrize("name", RUNS)
 

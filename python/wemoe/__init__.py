@@ -14,7 +14,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wemoe.adaptation import CollapseWarning, adapt
+    from wemoe.adaptation import CollapseWarning, adamerging, adapt
     from wemoe.drop_in import WeightEnsemblingMoE
     from wemoe.evaluation import evaluate
     from wemoe.headed import with_head
@@ -43,6 +43,7 @@ _HOMES = {
     "RoutedTrainer": "wemoe.trainer",
     "TaskHead": "wemoe.heads",
     "WeightEnsemblingMoE": "wemoe.drop_in",
+    "adamerging": "wemoe.adaptation",
     "adapt": "wemoe.adaptation",
     "average": "wemoe.merging",
     "dare_linear": "wemoe.merging",
@@ -78,6 +79,7 @@ __all__ = [
     "TaskHead",
     "WeightEnsemblingMoE",
     "__version__",
+    "adamerging",
     "adapt",
     "average",
     "dare_linear",

@@ -16,6 +16,7 @@ METHODS = {
     "dare_ties": "entries of the elected sign of task vectors whose entries were dropped at random",
     "fisher": "mean of the experts, each entry weighted by its Fisher information on the task's inputs",
     "regmean": "linear maps by regression on the tasks' inputs, the rest averaged",
+    "adamerging": "task arithmetic whose coefficients are learned on unlabeled data",
 }
 
 __all__ = ["METHODS", "average", "dare_linear", "dare_ties", "fisher", "regmean", "task_arithmetic", "ties"]
