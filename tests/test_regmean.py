@@ -3,12 +3,13 @@
 import pytest
 import torch
 from torch import nn
+from transformers import T5Config, T5ForConditionalGeneration
 from transformers.pytorch_utils import Conv1D
 
 import wemoe
 from models import experts_of, fine_tuned
 from points import TiedModel
-from tiny_families import FAMILIES, images, padded_texts, questions
+from tiny_families import FAMILIES, T5, images, padded_texts, questions
 from wemoe.merging.grams import collecting_grams, linear_weights
 
 TASKS = ("a", "b")
@@ -114,6 +115,23 @@ def test_tied_weights_biases_and_what_is_not_reached_are_averaged():
     assert differing == {"inner.weight"}
 
 
+def test_a_map_that_one_experts_data_do_not_reach_is_averaged():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(3, 3), nn.Linear(3, 3)
+
+    def read(model, batch, task):
+        return model.second(model.first(batch)) if task == "a" else model.first(batch)
+
+    base = Two()
+    experts = {task: fine_tuned(base, seed=t) for t, task in enumerate(TASKS)}
+    merged = wemoe.regmean(base, experts, {task: [torch.randn(9, 3)] for task in TASKS}, read)
+    average = wemoe.average(base, experts)
+    assert torch.equal(merged.second.weight, average.second.weight)
+    assert not torch.allclose(merged.first.weight, average.first.weight)
+
+
 def grams_of(model, *batches):
     with torch.no_grad(), collecting_grams(model, linear_weights(model)) as grams:
         for batch in batches:
@@ -155,7 +173,9 @@ def test_padded_tokens_do_not_count(name, left):
 
 
 def test_a_decoder_as_long_as_its_encoder_keeps_its_own_mask():
-    model = FAMILIES["t5"].make().double()
+    config = T5Config(**T5)
+    config.tie_word_embeddings = False  # a tied map is averaged
+    model = T5ForConditionalGeneration(config).eval()
     inputs = questions()
     inputs["decoder_input_ids"] = torch.zeros_like(inputs["input_ids"])
     real, all_tokens = int(inputs["attention_mask"].sum()), inputs["input_ids"].numel()
@@ -164,6 +184,12 @@ def test_a_decoder_as_long_as_its_encoder_keeps_its_own_mask():
     assert rows["decoder.block.0.layer.0.SelfAttention.q.weight"] == all_tokens
     assert rows["decoder.block.0.layer.1.EncDecAttention.q.weight"] == all_tokens
     assert rows["decoder.block.0.layer.1.EncDecAttention.k.weight"] == real
+    assert rows["lm_head.weight"] == all_tokens
+    own = torch.ones_like(inputs["input_ids"])
+    own[:, 3:] = 0
+    rows = {name: gram.rows for name, gram in grams_of(model, inputs | {"decoder_attention_mask": own}).items()}
+    assert rows["lm_head.weight"] == rows["decoder.block.0.layer.0.SelfAttention.q.weight"] == 3 * 3
+    assert rows["encoder.block.0.layer.0.SelfAttention.q.weight"] == real
 
 
 def test_images_have_no_padding_even_beside_texts_of_as_many_tokens():

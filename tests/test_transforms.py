@@ -43,6 +43,12 @@ def test_the_count_is_exact_and_what_is_kept_is_no_smaller_than_what_is_not(dtyp
         assert (tensor[dropped].abs() <= smallest).all()
 
 
+def test_a_share_is_that_of_the_decimal_number():
+    assert 0.29 * 100 < 29  # in binary
+    assert kept(trim({"a": torch.randn(100)}, 0.29)) == 29
+    assert int((prune(torch.randn(100), 0.71) != 0).sum()) == 29
+
+
 def test_tensors_of_different_dtypes_are_compared_exactly():
     a, b = torch.tensor([1.0, 3.0]).bfloat16(), torch.tensor([1.0 + 1e-12, 2.0], dtype=torch.float64)
     assert [t.tolist() for t in keep_largest([a, b], 3)] == [[0.0, 3.0], [1.0 + 1e-12, 2.0]]
