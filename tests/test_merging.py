@@ -127,3 +127,9 @@ def test_a_number_that_is_not_finite_is_named(value):
 def test_a_scaling_that_is_not_finite_is_refused():
     with pytest.raises(ValueError, match="scaling must be a finite number; found nan"):
         wemoe.task_arithmetic(BASE, EXPERTS, torch.nan)
+
+
+def test_a_sum_beyond_the_range_of_float16_is_named():
+    base, expert = Point(1.0, 1.0).half(), Point(2.0, 1.0).half()
+    with pytest.raises(ValueError, match=r"the merged 'a' in float16 must be within \+-65504; found a larger number"):
+        wemoe.ties(base, [expert], density=1.0, scaling=1e5)

@@ -120,12 +120,16 @@ def compute_task_vectors(base_model: nn.Module, experts: Mapping[str, nn.Module]
     return task_vectors
 
 
-def with_tensors(base_model: Model, tensors: Mapping[str, Tensor]) -> Model:
-    """Copy a model and put tensors in place of its own, by name; they are cast to the model's dtypes."""
+def with_tensors(base_model: Model, tensors: Iterable[tuple[str, Tensor]]) -> Model:
+    """Copy a model and put tensors in place of its own, by name; they are cast to the model's dtypes.
+
+    The tensors are taken one by one, so that a generator needs memory for one of them alone.
+    """
     model = copy.deepcopy(base_model)
     state = model.state_dict()
-    for name, tensor in tensors.items():
+    for name, tensor in tensors:
         state[name].copy_(tensor)
+        check_range(f"the merged {name!r}", state[name])
     return model
 
 
@@ -134,7 +138,7 @@ def add_task_vector(base_model: Model, task_vector: Mapping[str, Tensor], scalin
     base = floating_tensors(base_model)
     return with_tensors(
         base_model,
-        {name: exact_tensor(base[name], tau.device) + scaling * tau for name, tau in task_vector.items()},
+        ((name, exact_tensor(base[name], tau.device) + scaling * tau) for name, tau in task_vector.items()),
     )
 
 

@@ -162,12 +162,14 @@ def coefficients(model: nn.Module) -> dict[str, Tensor]:
 
 def fold_coefficients(base_model: Model, model: nn.Module) -> Model:
     """Return a plain model like the base with the tensors that a model of `with_coefficients` has at the moment."""
-    folded = {}
+
+    def merged(name: str) -> Tensor:
+        path, _, attribute = name.rpartition(".")
+        tensor: Tensor = getattr(model.get_submodule(path), attribute)
+        return tensor
+
     with torch.no_grad():
-        for name in floating_tensors(base_model):
-            path, _, attribute = name.rpartition(".")
-            folded[name] = getattr(model.get_submodule(path), attribute)
-        return with_tensors(base_model, folded)
+        return with_tensors(base_model, ((name, merged(name)) for name in floating_tensors(base_model)))
 
 
 class _Merge(nn.Module):

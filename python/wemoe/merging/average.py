@@ -47,10 +47,10 @@ def average(
     check_experts(base_model, experts)
     shares = _shares(weights, tuple(experts))
     states = {task: expert.state_dict() for task, expert in experts.items()}
-    averaged = {
-        name: weighted_sum((states[task][name] for task in experts), shares, theta.device)
+    averaged = (
+        (name, weighted_sum((states[task][name] for task in experts), shares, theta.device))
         for name, theta in floating_tensors(base_model).items()
-    }
+    )
     return with_tensors(base_model, averaged)
 
 

@@ -47,7 +47,7 @@ def dare_linear(
     Raises:
         TypeError: `expert_models` is no sequence or mapping of modules.
         ValueError: there is no expert, an expert does not fit the base, a tensor is not finite, `density` is not in
-            (0, 1], or `scaling` is not finite.
+            (0, 1], `scaling` is not finite, or a sum is beyond the range of a float16 base.
     """
     task_vectors = _thinned(base_model, expert_models, density, scaling, seed)
     return add_task_vector(base_model, disjoint_merge(task_vectors, "sum"), scaling)

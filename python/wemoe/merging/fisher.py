@@ -199,15 +199,13 @@ def _norm(information: Mapping[str, Tensor], task: str) -> float:
 
 def _average(
     base_model: nn.Module, experts: Mapping[str, nn.Module], weights: Mapping[str, Mapping[str, Tensor]]
-) -> dict[str, Tensor]:
+) -> Iterator[tuple[str, Tensor]]:
     states = {task: expert.state_dict() for task, expert in experts.items()}
-    averaged = {}
     for name, theta in floating_tensors(base_model).items():
         tensors = [states[task][name] for task in experts]
         of_entries = [weights[task].get(name, torch.ones(())).to(theta.device) for task in experts]
         total = torch.stack(of_entries).sum(dim=0)
-        averaged[name] = weighted_sum(tensors, [weight / total for weight in of_entries], theta.device)
-    return averaged
+        yield name, weighted_sum(tensors, [weight / total for weight in of_entries], theta.device)
 
 
 def _check(estimator: str, max_outcomes: int, floor: float) -> None:

@@ -72,8 +72,9 @@ def regmean(
         for name, weight in _maps(expert, weights).items():
             _check_finite(grams[name], task, name)
             regressions[name].add(grams[name], weight, alpha)
-    solved = {name: regression.solve() for name, regression in regressions.items() if regression.complete}
-    return with_tensors(averaged, {name: w if weights[name] else w.T for name, w in solved.items()})
+    complete = {name: regression for name, regression in regressions.items() if regression.complete}
+    solved = ((name, regression.solve()) for name, regression in complete.items())
+    return with_tensors(averaged, ((name, w if weights[name] else w.T) for name, w in solved))
 
 
 class _Regression:

@@ -59,7 +59,7 @@ def ties(
     Raises:
         TypeError: `expert_models` is no sequence or mapping of modules.
         ValueError: there is no expert, an expert does not fit the base, a tensor is not finite, `density` is not in
-            (0, 1], `scaling` is not finite, or `merge_func` is unknown.
+            (0, 1], `scaling` is not finite, `merge_func` is unknown, or a sum is beyond the range of a float16 base.
     """
     experts = name_experts(expert_models)
     check_density(density)
