@@ -13,7 +13,7 @@ from models import VOCABULARY, experts_of, tiny_bert
 from wemoe.adaptation.collapse import WINDOW, CollapseWatch
 from wemoe.adaptation.objectives import entropy, infomax, match
 from wemoe.adaptation.state import Settings
-from wemoe.adaptation.streams import Stream, open_streams, to_device
+from wemoe.adaptation.streams import Stream, open_streams
 
 CLASSES = {"task0": 2, "task1": 3}
 
@@ -283,15 +283,6 @@ def test_a_stream_that_runs_dry_is_named(streams, message):
     stream = open_streams(streams, skip=0)["a"]
     with pytest.raises(ValueError, match=message):
         [stream.draw() for _ in range(3)]
-
-
-def test_batches_of_any_nesting_move_to_the_device():
-    batch = {"ids": torch.ones(2), "pair": (torch.zeros(1), [torch.ones(1), "text"])}
-    moved = to_device(batch, torch.device("meta"))
-    assert moved["ids"].is_meta
-    assert moved["pair"][0].is_meta
-    assert moved["pair"][1][1] == "text"
-    assert not batch["ids"].is_meta
 
 
 def test_the_cosine_schedule_ends_at_zero():

@@ -4,31 +4,37 @@ import copy
 
 import pytest
 import torch
-from torch import nn
 
 import wemoe
 from models import experts_of, fine_tuned, tiny_bert
+from points import Point
 from wemoe.task_vectors import name_experts, stack_task_vectors
-
-
-class Point(nn.Module):
-    """Two parameters and a counter."""
-
-    def __init__(self, a: float, b: float, count: int = 0) -> None:
-        super().__init__()
-        self.a = nn.Parameter(torch.tensor(float(a)))
-        self.b = nn.Parameter(torch.tensor(float(b)))
-        self.register_buffer("count", torch.tensor(count))
-
-    def values(self) -> list[float]:
-        return [self.a.item(), self.b.item(), self.count.item()]
-
 
 BASE, EXPERTS = Point(1.0, 2.0, count=7), [Point(2.0, 2.0), Point(4.0, 0.0)]
 
 
 def test_average_is_that_of_the_experts():
     assert wemoe.average(BASE, EXPERTS).values() == [3.0, 1.0, 7]
+
+
+@pytest.mark.parametrize("weights", [[1, 3], (0.25, 0.75), {"task_1": 3.0, "task_0": 1.0}])
+def test_the_weights_of_an_average_count_by_their_ratios(weights):
+    # (2, 2) and (4, 0), a quarter and three quarters
+    assert wemoe.average(BASE, EXPERTS, weights).values() == [3.5, 0.5, 7]
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([1.0], r"one number for each expert, \[0, 1\]; found \[0\]"),
+        ({"task_0": 1.0, "x": 1.0}, r"one number for each expert, \['task_0', 'task_1'\]; found \['task_0', 'x'\]"),
+        ([1.0, -1.0], r"finite numbers with a positive sum; found \[1.0, -1.0\]"),
+        ([1.0, torch.inf], "finite numbers with a positive sum"),
+    ],
+)
+def test_weights_that_make_no_average_are_refused(weights, message):
+    with pytest.raises(ValueError, match="weights must (hold|be) " + message):
+        wemoe.average(BASE, EXPERTS, weights)
 
 
 def test_task_arithmetic_adds_scaled_task_vectors():
@@ -121,3 +127,9 @@ def test_a_number_that_is_not_finite_is_named(value):
 def test_a_scaling_that_is_not_finite_is_refused():
     with pytest.raises(ValueError, match="scaling must be a finite number; found nan"):
         wemoe.task_arithmetic(BASE, EXPERTS, torch.nan)
+
+
+def test_a_sum_beyond_the_range_of_float16_is_named():
+    base, expert = Point(1.0, 1.0).half(), Point(2.0, 1.0).half()
+    with pytest.raises(ValueError, match=r"the merged 'a' in float16 must be within \+-65504; found a larger number"):
+        wemoe.ties(base, [expert], density=1.0, scaling=1e5)

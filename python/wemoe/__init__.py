@@ -14,7 +14,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wemoe.adaptation import CollapseWarning, adapt
+    from wemoe.adaptation import CollapseWarning, adamerging, adapt
     from wemoe.drop_in import WeightEnsemblingMoE
     from wemoe.evaluation import evaluate
     from wemoe.headed import with_head
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from wemoe.layers import RoutedLinear, RoutedMLP
     from wemoe.loading import from_pretrained
     from wemoe.memory import estimate_memory
-    from wemoe.merging import average, task_arithmetic
+    from wemoe.merging import average, dare_linear, dare_ties, fisher, regmean, task_arithmetic, ties
     from wemoe.mlps import MLPSlots
     from wemoe.models import Family
     from wemoe.report import plot_first_choices, plot_routing, plot_routing_bars
@@ -43,10 +43,14 @@ _HOMES = {
     "RoutedTrainer": "wemoe.trainer",
     "TaskHead": "wemoe.heads",
     "WeightEnsemblingMoE": "wemoe.drop_in",
+    "adamerging": "wemoe.adaptation",
     "adapt": "wemoe.adaptation",
     "average": "wemoe.merging",
+    "dare_linear": "wemoe.merging",
+    "dare_ties": "wemoe.merging",
     "estimate_memory": "wemoe.memory",
     "evaluate": "wemoe.evaluation",
+    "fisher": "wemoe.merging",
     "from_pretrained": "wemoe.loading",
     "frozen_head": "wemoe.heads",
     "load_heads": "wemoe.heads",
@@ -55,9 +59,11 @@ _HOMES = {
     "plot_routing": "wemoe.report",
     "plot_routing_bars": "wemoe.report",
     "record_routing": "wemoe.inspection",
+    "regmean": "wemoe.merging",
     "save_routers": "wemoe.router_files",
     "summarise_routing": "wemoe.inspection",
     "task_arithmetic": "wemoe.merging",
+    "ties": "wemoe.merging",
     "upcycle": "wemoe.upcycling",
     "with_head": "wemoe.headed",
 }
@@ -73,10 +79,14 @@ __all__ = [
     "TaskHead",
     "WeightEnsemblingMoE",
     "__version__",
+    "adamerging",
     "adapt",
     "average",
+    "dare_linear",
+    "dare_ties",
     "estimate_memory",
     "evaluate",
+    "fisher",
     "from_pretrained",
     "frozen_head",
     "load_heads",
@@ -85,9 +95,11 @@ __all__ = [
     "plot_routing",
     "plot_routing_bars",
     "record_routing",
+    "regmean",
     "save_routers",
     "summarise_routing",
     "task_arithmetic",
+    "ties",
     "upcycle",
     "with_head",
 ]

@@ -5,6 +5,8 @@ A task vector exists for every floating-point parameter, whatever its `requires_
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 
 Model = TypeVar("Model", bound=nn.Module)
 Experts = Mapping[str, Model] | Sequence[Model]
+TaskVector = dict[str, Tensor]  # by the name of the tensor in the base's state dict
 
 
 def name_experts(expert_models: Experts[Model]) -> dict[str, Model]:
@@ -72,6 +75,71 @@ def check_experts(base_model: nn.Module, experts: Mapping[str, nn.Module]) -> No
                     f"in base_model {tensor.dtype}"
                 )
         _check_finite(label, state)
+
+
+def check_scaling(scaling: float) -> None:
+    """Check that what task vectors are multiplied by is a finite number.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not math.isfinite(scaling):
+        raise ValueError(f"scaling must be a finite number; found {scaling}")
+
+
+def floating_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return what is merged of a model: every floating-point tensor of its state dict, tied ones under one name."""
+    distinct = {id(tensor): name for name, tensor in reversed(model.state_dict(keep_vars=True).items())}
+    names = set(distinct.values())
+    return {name: tensor for name, tensor in model.state_dict().items() if name in names and tensor.is_floating_point()}
+
+
+def exact_tensor(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor, detached, on a device and in fp32 or better, for sums."""
+    return tensor.detach().to(device=device, dtype=torch.promote_types(tensor.dtype, torch.float32))
+
+
+def compute_task_vectors(base_model: nn.Module, experts: Mapping[str, nn.Module]) -> dict[str, TaskVector]:
+    """Subtract the base from every expert.
+
+    Args:
+        base_model: theta_0.
+        experts: theta_t by task, checked by `check_experts`.
+
+    Returns:
+        By task, theta_t - theta_0 for each of the base's `floating_tensors`, in fp32 or better on the base's devices.
+    """
+    base = floating_tensors(base_model)
+    task_vectors = {}
+    for task, expert in experts.items():
+        state = expert.state_dict()
+        task_vectors[task] = {
+            name: exact_tensor(state[name], theta.device) - exact_tensor(theta, theta.device)
+            for name, theta in base.items()
+        }
+    return task_vectors
+
+
+def with_tensors(base_model: Model, tensors: Iterable[tuple[str, Tensor]]) -> Model:
+    """Copy a model and put tensors in place of its own, by name; they are cast to the model's dtypes.
+
+    The tensors are taken one by one, so that a generator needs memory for one of them alone.
+    """
+    model = copy.deepcopy(base_model)
+    state = model.state_dict()
+    for name, tensor in tensors:
+        state[name].copy_(tensor)
+        check_range(f"the merged {name!r}", state[name])
+    return model
+
+
+def add_task_vector(base_model: Model, task_vector: Mapping[str, Tensor], scaling: float) -> Model:
+    """Return a new model theta_0 + scaling * task vector."""
+    base = floating_tensors(base_model)
+    return with_tensors(
+        base_model,
+        ((name, exact_tensor(base[name], tau.device) + scaling * tau) for name, tau in task_vector.items()),
+    )
 
 
 def stack_task_vectors(base: Tensor, experts: Sequence[Tensor], out: Tensor | None = None) -> Tensor:

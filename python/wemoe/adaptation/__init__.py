@@ -1,7 +1,8 @@
-"""Test-time adaptation: training the routers on unlabeled data (arXiv 2402.00433, section 3.4)."""
+"""Test-time adaptation: training routers (arXiv 2402.00433, section 3.4) or coefficients on unlabeled data."""
 
+from wemoe.adaptation.adamerging import adamerging
 from wemoe.adaptation.collapse import CollapseWarning
 from wemoe.adaptation.loop import Adaptation, adapt
 from wemoe.adaptation.objectives import OBJECTIVES
 
-__all__ = ["OBJECTIVES", "Adaptation", "CollapseWarning", "adapt"]
+__all__ = ["OBJECTIVES", "Adaptation", "CollapseWarning", "adamerging", "adapt"]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +17,11 @@ from tqdm.auto import tqdm
 
 from wemoe.adaptation.objectives import OBJECTIVES
 from wemoe.adaptation.state import SCHEDULES, AdaptationState, Settings
-from wemoe.adaptation.streams import Stream, open_streams, to_device
+from wemoe.adaptation.streams import Stream, open_streams
 from wemoe.files import check_writable
 from wemoe.modes import evaluating
+from wemoe.predictions import Batch, Predict, read_logits, to_device
 
-Batch = TypeVar("Batch")
-Predict = Callable[[nn.Module, Batch, str], Tensor | tuple[Tensor, Tensor]]
 Expert = nn.Module | Callable[[Batch], Tensor]
 
 
@@ -161,7 +160,7 @@ def _accumulate_gradients(
     losses, all_logits = {}, {}
     for task, stream in streams.items():
         batch = to_device(stream.draw(), device)
-        logits, valid = _logits(predict(model, batch, task), task)
+        logits, valid = read_logits(predict(model, batch, task), task)
         target = None
         if objective.needs_experts:
             target = _expert_probabilities(experts[task], batch, predict, task, valid, logits)
@@ -176,18 +175,6 @@ def _accumulate_gradients(
     return losses, all_logits
 
 
-def _logits(prediction: Tensor | tuple[Tensor, Tensor], task: str) -> tuple[Tensor, Tensor | None]:
-    """Split a prediction into the logits that count [S, C], in fp32, and the mask that chose them."""
-    logits, valid = prediction if isinstance(prediction, tuple) else (prediction, None)
-    if not isinstance(logits, Tensor) or logits.dim() < 2:
-        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise TypeError(f"predict must give logits [..., C] for task {task!r}; found {found}")
-    rows = logits.flatten(0, -2) if valid is None else logits[valid]
-    if rows.shape[0] == 0:
-        raise ValueError(f"predict must give at least one row of logits for task {task!r}; found none")
-    return rows.float(), valid
-
-
 def _expert_probabilities(
     expert: Expert[Batch],
     batch: Batch,
@@ -200,7 +187,7 @@ def _expert_probabilities(
         prediction = predict(expert, batch, task) if isinstance(expert, nn.Module) else expert(batch)
         whole = prediction[0] if isinstance(prediction, tuple) else prediction
         # the routed model's own mask decides which positions count
-        rows, _ = _logits(whole if valid is None else (whole, valid), task)
+        rows, _ = read_logits(whole if valid is None else (whole, valid), task)
     if rows.shape != logits.shape:
         raise ValueError(
             f"the expert of task {task!r} must give logits like the model's, {tuple(logits.shape)}; "

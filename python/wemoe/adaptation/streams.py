@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Generic
 
-import torch
-from torch import Tensor
-
-Batch = TypeVar("Batch")
+from wemoe.predictions import Batch
 
 
 class Stream(Generic[Batch]):
@@ -58,16 +55,3 @@ def open_streams(streams: Mapping[str, Iterable[Batch]], skip: int) -> dict[str,
         for stream in opened.values():
             stream.draw()
     return opened
-
-
-def to_device(batch: Any, device: torch.device) -> Any:
-    """Move every tensor of a batch: a tensor, or mappings, lists and tuples of tensors; the batch is not changed."""
-    if isinstance(batch, Tensor):
-        return batch.to(device)
-    if isinstance(batch, Mapping):
-        return {name: to_device(value, device) for name, value in batch.items()}
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(to_device(value, device) for value in batch))
-    if isinstance(batch, (list, tuple)):
-        return type(batch)(to_device(value, device) for value in batch)
-    return batch

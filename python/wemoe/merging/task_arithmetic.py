@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-import math
 
 import torch
 from torch import Tensor
 
-from wemoe.task_vectors import Experts, Model, check_experts, name_experts
+from wemoe.task_vectors import Experts, Model, check_experts, check_scaling, name_experts
 
 
 def task_arithmetic(base_model: Model, expert_models: Experts[Model], scaling: float = 0.3) -> Model:
@@ -30,8 +29,7 @@ def task_arithmetic(base_model: Model, expert_models: Experts[Model], scaling: f
     """
     experts = name_experts(expert_models)
     check_experts(base_model, experts)
-    if not math.isfinite(scaling):
-        raise ValueError(f"scaling must be a finite number; found {scaling}")
+    check_scaling(scaling)
     base_state = base_model.state_dict()
     expert_states = [expert.state_dict() for expert in experts.values()]
     merged = copy.deepcopy(base_model)
