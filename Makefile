@@ -1,7 +1,9 @@
 # Everything runs in .venv, made on first use and brought up to date when the files that it depends on change.
-# Variables: ARGS go to quickstart, bench, bench-check and test; PYTHON makes the environment; MAX_JOBS limits the compiler.
+# Variables: ARGS go to quickstart, bench, bench-check and test; PROCESSES run tests side by side; PYTHON makes the
+# environment; MAX_JOBS limits the compiler.
 
 PYTHON ?= python3
+PROCESSES ?= 2
 ARGS ?=
 
 BIN := .venv/bin
@@ -18,7 +20,7 @@ quickstart: .venv/.installed  ## install, build and run `wemoe quickstart $(ARGS
 	$(BIN)/wemoe quickstart $(ARGS)
 
 test: lint  ## linters, types and all tests but the long ones
-	$(BIN)/pytest -m "not slow and not peers" $(ARGS)
+	$(BIN)/pytest -m "not slow and not peers" --numprocesses $(PROCESSES) --dist loadfile --benchmark-disable $(ARGS)
 
 lint: .venv/.dev  ## ruff, mypy and clang-format, changing nothing
 	$(BIN)/ruff check .
