@@ -158,3 +158,11 @@ def test_the_card_of_a_model_without_provenance_names_its_tasks(sources, tmp_pat
     text = (tmp_path / "README.md").read_text()
     assert "does not say. Tasks: task0, task1, task2" in text
     assert "base_model" not in text
+
+
+def test_an_expert_that_is_a_fine_tuned_copy_does_not_take_the_bases_name():
+    base = tiny_bert()
+    base.config._name_or_path = "google/tiny"
+    found = wemoe.upcycle(base, experts_of(base)).routing_config.provenance
+    assert found.base.name == "google/tiny"
+    assert {source.name for source in found.experts.values()} == {None}

@@ -14,10 +14,14 @@ from wemoe.config import Provenance, Source
 
 
 def provenance_of(base_model: nn.Module, experts: Mapping[str, nn.Module]) -> Provenance:
-    """Name and hash a base and its experts; several are hashed at a time."""
+    """Name and hash a base and its experts; several are hashed at a time.
+
+    An expert that was fine-tuned from a copy of the base and never saved still bears the base's name: it has none.
+    """
     with ThreadPoolExecutor(max_workers=torch.get_num_threads()) as pool:
         base, *tuned = pool.map(_source, (base_model, *experts.values()))
-    return Provenance(base=base, experts=dict(zip(experts, tuned, strict=True)))
+    own = [source.model_copy(update={"name": None}) if source.name == base.name else source for source in tuned]
+    return Provenance(base=base, experts=dict(zip(experts, own, strict=True)))
 
 
 def sha256_of_state(state: Mapping[str, Tensor]) -> str:
