@@ -15,8 +15,7 @@ from transformers import (
 )
 
 import wemoe
-from models import fine_tuned, inputs_of, tiny_bert, tiny_clip, tiny_vit
-from test_upcycling import randomised
+from models import fine_tuned, inputs_of, randomised, tiny_bert, tiny_clip, tiny_vit
 from tiny_families import FAMILIES, padded_texts
 
 

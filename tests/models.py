@@ -3,6 +3,7 @@
 import copy
 
 import torch
+from torch import nn
 from transformers import (
     BertConfig,
     BertModel,
@@ -12,6 +13,8 @@ from transformers import (
     ViTConfig,
     ViTModel,
 )
+
+from wemoe.layers import RoutedMLP
 
 VOCABULARY = 50
 
@@ -72,3 +75,12 @@ def fine_tuned(base, seed: int, size: float = 0.1):
 
 def experts_of(base, tasks: int = 3):
     return {f"task{t}": fine_tuned(base, seed=t + 1) for t in range(tasks)}
+
+
+def randomised(model):
+    """A routed model whose routers were given weights that tell samples apart."""
+    for module in model.modules():
+        if isinstance(module, RoutedMLP):
+            for parameter in module.router.parameters():
+                nn.init.normal_(parameter, std=0.3)
+    return model

@@ -13,8 +13,8 @@ from torch import nn
 from transformers import AutoModel, BertForMaskedLM, BertModel
 
 import wemoe
-from models import BASES, experts_of, inputs_of, tiny_bert
-from test_upcycling import output, randomised
+from models import BASES, experts_of, inputs_of, randomised, tiny_bert
+from test_upcycling import output
 
 
 @pytest.fixture(params=BASES)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import wemoe
-from models import experts_of, inputs_of, tiny_bert
-from test_upcycling import output, randomised
+from models import experts_of, inputs_of, randomised, tiny_bert
+from test_upcycling import output
 from wemoe.device_maps import device_of
 from wemoe.layers import RoutedLinear, RoutedMLP
 

@@ -14,9 +14,9 @@ from torch.distributed.tensor import Shard
 from torch.nn.parallel import DistributedDataParallel
 
 import wemoe
-from models import experts_of, inputs_of, tiny_bert
+from models import experts_of, inputs_of, randomised, tiny_bert
 from processes import PROCESSES, run_in_processes
-from test_upcycling import output, randomised
+from test_upcycling import output
 
 pytestmark = pytest.mark.slow  # every process imports torch and transformers
 

@@ -22,21 +22,13 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 
 import wemoe
-from models import experts_of
+from models import experts_of, randomised
 from tiny_families import BERT, FAMILIES, LLAMA, T5, VISION, of, output
 from wemoe.layers import RoutedMLP
 from wemoe.models import find_blocks
 
 families = pytest.mark.parametrize("name", FAMILIES)
 SLOW = pytest.mark.slow
-
-
-def randomised(model):
-    for module in model.modules():
-        if isinstance(module, RoutedMLP):
-            for parameter in module.router.parameters():
-                nn.init.normal_(parameter, std=0.3)
-    return model
 
 
 def make(name, **options):

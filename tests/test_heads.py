@@ -20,8 +20,7 @@ from transformers import (
 
 import wemoe
 from headed import HEADED, backbone, headed_experts, inputs_for, routed_backbone, with_labels
-from models import experts_of, fine_tuned, inputs_of, tiny_bert, tiny_vit
-from test_upcycling import randomised
+from models import experts_of, fine_tuned, inputs_of, randomised, tiny_bert, tiny_vit
 from tiny_families import FAMILIES, padded_texts
 
 

@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 from transformers import BertForMaskedLM, BertModel, GenerationConfig
 
 import wemoe
-from models import experts_of, inputs_of, tiny_bert
-from test_upcycling import output, randomised
+from models import experts_of, inputs_of, randomised, tiny_bert
+from test_upcycling import output
 
 
 @pytest.fixture

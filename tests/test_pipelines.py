@@ -11,8 +11,7 @@ from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast, ViTImageProce
 
 import wemoe
 from headed import headed_experts, routed_backbone
-from models import VOCABULARY, experts_of
-from test_families import randomised
+from models import VOCABULARY, experts_of, randomised
 from tiny_families import FAMILIES
 
 TEXTS = ["one two three", "four", "five six seven eight nine", "ten eleven"]

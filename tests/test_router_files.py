@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import wemoe
-from models import experts_of, fine_tuned, inputs_of, tiny_bert
-from test_upcycling import output, randomised
+from models import experts_of, fine_tuned, inputs_of, randomised, tiny_bert
+from test_upcycling import output
 
 
 @pytest.fixture

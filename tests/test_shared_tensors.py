@@ -5,8 +5,8 @@ import torch
 from safetensors.torch import load_file
 
 import wemoe
-from models import experts_of, inputs_of, tiny_bert
-from test_upcycling import output, randomised
+from models import experts_of, inputs_of, randomised, tiny_bert
+from test_upcycling import output
 from wemoe.layers import RoutedMLP
 
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import wemoe
-from models import BASES, experts_of, inputs_of, tiny_bert
-from test_upcycling import output, randomised
+from models import BASES, experts_of, inputs_of, randomised, tiny_bert
+from test_upcycling import output
 from wemoe.layers import RoutedLinear
 from wemoe.task_vectors import stack_task_vectors
 from wemoe_ext import reference

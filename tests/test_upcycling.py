@@ -8,21 +8,13 @@ import torch
 from torch import nn
 
 import wemoe
-from models import BASES, VOCABULARY, experts_of, fine_tuned, inputs_of, tiny_bert
+from models import BASES, VOCABULARY, experts_of, fine_tuned, inputs_of, randomised, tiny_bert
 from wemoe.layers import RoutedMLP
 from wemoe.models import find_blocks
 
 
 def output(model, inputs):
     return model(**inputs).last_hidden_state
-
-
-def randomised(model):
-    for module in model.modules():
-        if isinstance(module, RoutedMLP):
-            for parameter in module.router.parameters():
-                nn.init.normal_(parameter, std=0.3)
-    return model
 
 
 @pytest.fixture(params=BASES)

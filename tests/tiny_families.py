@@ -35,7 +35,8 @@ from transformers import (
     ViTModel,
 )
 
-VOCABULARY = 50
+from models import VISION, VOCABULARY
+
 B, N = 3, 7
 
 BERT = {
@@ -48,14 +49,6 @@ BERT = {
 }
 TEXT_TOKENS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 CLIP_TEXT = BERT | TEXT_TOKENS
-VISION = {
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "image_size": 8,
-    "patch_size": 4,
-}
 LLAMA = BERT | TEXT_TOKENS | {"num_key_value_heads": 1, "head_dim": 8}
 GPT2 = {"vocab_size": VOCABULARY, "n_embd": 16, "n_inner": 24, "n_layer": 2, "n_head": 2, "n_positions": 64}
 T5 = {

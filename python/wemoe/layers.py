@@ -23,6 +23,8 @@ from wemoe.task_vectors import stack_task_vectors
 from wemoe_ext import pack_task_vectors, routed_linear, unpack_task_vectors
 from wemoe_ext.packing import LINE
 
+PACKED = ("weight", "task_vectors")  # what packing rearranges; biases keep their shapes
+
 
 class RoutedLinear(nn.Module):
     """A linear map y = x (W0 + sum_t lambda_t tau_t)^T + b0 + sum_t lambda_t beta_t.
@@ -145,7 +147,7 @@ class RoutedLinear(nn.Module):
             destination[f"{prefix}weight"], destination[f"{prefix}task_vectors"] = plain
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        names = (f"{prefix}weight", f"{prefix}task_vectors")
+        names = [f"{prefix}{name}" for name in PACKED]
         if isinstance(self.weight, DTensor) and self.is_packed and state_dict.keys() >= set(names):
             packed = _rearranged(pack_task_vectors, *(state_dict[name] for name in names))
             state_dict = state_dict | dict(zip(names, packed, strict=True))

@@ -23,7 +23,7 @@ from transformers import GenerationConfig, PreTrainedConfig
 from wemoe.config import FORMAT_VERSION, RoutingConfig
 from wemoe.files import check_writable, replacing_files
 from wemoe.heads import HEADS_FILE, Heads, task_heads, write_heads
-from wemoe.layers import RoutedLinear
+from wemoe.layers import PACKED, RoutedLinear
 from wemoe.model_card import CARD_FILE, card_text, may_write_card
 from wemoe.provenance import public_name
 from wemoe.shards import Stored, write_shards
@@ -111,7 +111,7 @@ def _own_tensors(model: RoutedModule) -> dict[str, Stored]:
 
 def _plain(slot: Slot) -> Tensor:
     owner, attribute = slot.owners[0]
-    if isinstance(owner, RoutedLinear):
+    if isinstance(owner, RoutedLinear) and attribute in PACKED:
         return cast("Tensor", owner.state_dict()[attribute])  # unpacked
     return slot.tensor
 

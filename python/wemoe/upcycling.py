@@ -86,10 +86,12 @@ def upcycle(
         families=unknown_families(blocks),
     )
     _warn_of_unread_masks(base_model, blocks)
-    size = readable(measure(skeleton_after_upcycling(base_model, config, task_vector_dtype)).total)
+    title = None
+    if progress:
+        title = f"upcycle ({readable(measure(skeleton_after_upcycling(base_model, config, task_vector_dtype)).total)})"
     model = task_arithmetic(base_model, experts, init_lambda)
     config = config.model_copy(update={"provenance": provenance_of(base_model, experts)})
-    for path, described in tqdm(blocks.items(), desc=f"upcycle ({size})", disable=not progress):
+    for path, described in tqdm(blocks.items(), desc=title, disable=title is None):
         sources = (source.get_submodule(path) for source in (base_model, *experts.values()))
         base, *tuned = (parts_at(block, described.mlp) for block in sources)
         block = model.get_submodule(path)

@@ -14,8 +14,7 @@ if importlib.util.find_spec("open_clip"):
         torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 import wemoe
-from models import experts_of
-from test_families import randomised
+from models import experts_of, randomised
 from wemoe.models import find_blocks
 
 pytestmark = [
