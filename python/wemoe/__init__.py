@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from wemoe.report import plot_first_choices, plot_routing, plot_routing_bars
     from wemoe.router_files import load_routers, save_routers
     from wemoe.trainer import RoutedTrainer
+    from wemoe.unloading import merge_and_unload
     from wemoe.upcycling import upcycle
 
 __version__ = version("wemoe")
@@ -55,6 +56,7 @@ _HOMES = {
     "frozen_head": "wemoe.heads",
     "load_heads": "wemoe.heads",
     "load_routers": "wemoe.router_files",
+    "merge_and_unload": "wemoe.unloading",
     "plot_first_choices": "wemoe.report",
     "plot_routing": "wemoe.report",
     "plot_routing_bars": "wemoe.report",
@@ -91,6 +93,7 @@ __all__ = [
     "frozen_head",
     "load_heads",
     "load_routers",
+    "merge_and_unload",
     "plot_first_choices",
     "plot_routing",
     "plot_routing_bars",
