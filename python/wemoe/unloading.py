@@ -14,7 +14,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from wemoe.heads import plain_class
@@ -119,7 +119,7 @@ def _skeleton(model: RoutedModule, base_model: nn.Module | None) -> nn.Module:
     if not issubclass(kind, PreTrainedModel):
         raise TypeError(f"base_model must be an instance of {kind.__name__}, which is no class of transformers")
     with without_weights():
-        plain = cast("PreTrainedModel", kind(copy.deepcopy(model.config)))
+        plain = kind(cast("PreTrainedConfig", copy.deepcopy(model.config)))
     for child in model.routing_config.absent:
         setattr(plain, child, None)
     generation = getattr(model, "generation_config", None)
