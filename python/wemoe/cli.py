@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +12,7 @@ from typer.core import TyperGroup
 from wemoe import __version__
 from wemoe.architectures import ARCHITECTURES
 from wemoe.counting import Counts, count
-from wemoe.routed_methods import ROUTED_METHODS
+from wemoe.routed_methods import ROUTED_METHODS, choose
 
 
 class _Commands(TyperGroup):
@@ -87,10 +88,10 @@ def count_parameters(
     compares the total with keeping all the fine-tuned models. "kept" counts what pruning leaves of the task vectors,
     "kept_total" the model without the rest; "total" counts what is pruned too, as published tables do.
     """
-    choices = {"method": method, "prune_ratio": prune_ratio, "position_encoding": position_encoding}
-    counts = [count(architecture, number, router_layers, **choices) for number in parse_tasks(tasks)]
+    chosen = asdict(choose(method, prune_ratio=prune_ratio, position_encoding=position_encoding))
+    counts = [count(architecture, number, router_layers, method=method, **chosen) for number in parse_tasks(tasks)]
     if as_json:
-        settings = {"architecture": architecture, "router_layers": router_layers, **choices}
+        settings = {"architecture": architecture, "method": method, "router_layers": router_layers, **chosen}
         typer.echo(json.dumps([settings | row.as_dict() for row in counts], indent=2))
     else:
         title = {"wemoe": "WEMoE", "e_wemoe": "E-WEMoE"}[method]
