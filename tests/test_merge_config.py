@@ -335,6 +335,34 @@ def test_steps_are_those_of_the_method_or_else_of_all_methods():
     assert parse_config(suite | {"steps": 50, "parameters": {"steps": 1000}}).adaptation_steps == 1000
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"suite": "text6", "merge_method": "wemoe", "steps": 50, "seed": 3, "parameters": {"learning_rate": 1e-3}},
+        {
+            "merge_method": "ties",
+            "base_model": "org/base",
+            "models": [{"model": "org/movies", "task": "films", "parameters": {"weight": 1, "density": 0.5}}],
+            "parameters": {"lambda": 0.3, "normalize": False},
+            "tasks": {"films": {"test": ["/a.csv"]}},
+        },
+    ],
+)
+def test_a_recipe_is_a_configuration_that_says_the_same(content):
+    found = parse_config(content)
+    again = parse_config(found.recipe())
+    assert (again.experts, again.tasks, again.seed, again.suite) == (
+        found.experts,
+        found.tasks,
+        found.seed,
+        found.suite,
+    )
+    assert [entry.parameters for entry in again.models] == [entry.parameters for entry in found.models]
+    assert again.recipe() == found.recipe()
+    if found.merge_method == "wemoe":
+        assert again.adaptation_steps == 50
+
+
 def test_a_point_of_a_sweep_takes_the_place_of_parameters():
     found = config(parameters={"weight": 1, "density": 0.5}).at({"lambda": 0.3, "density": 0.1}).parameters
     assert (found.weight, found.density, found.lambda_, found.normalize) == (1, 0.1, 0.3, True)

@@ -147,6 +147,13 @@ class MergeConfig(Section):
             if key.rstrip("_") in ignored
         )
 
+    def recipe(self) -> dict[str, Any]:
+        """Return the configuration as its file would say it, every parameter with the value that it has."""
+        written = self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        if "steps" in written.get("parameters", {}):
+            written["parameters"]["steps"] = self.adaptation_steps
+        return {key: value for key, value in written.items() if value not in ({}, [])}
+
     @field_validator("methods", mode="before")
     @classmethod
     def _name_rows(cls, found: Any) -> Any:
@@ -185,7 +192,7 @@ def read_config(path: str | os.PathLike[str], overrides: Mapping[str, Any] | Non
         ValueError: it is no YAML (the message names line and column), or something in it is wrong; one line for each
             problem, which names its key.
     """
-    return parse_config(_overridden(read_yaml(path), overrides or {}), Path(path).parent)
+    return parse_config(_overridden(read_yaml(path), overrides or {}), Path(path).absolute().parent)
 
 
 def parse_config(content: Mapping[str, Any], folder: str | os.PathLike[str] = "") -> MergeConfig:
