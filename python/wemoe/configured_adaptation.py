@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from wemoe.configured_merge import Config, Merged, merge, settings_of, score_on_test_data
+from wemoe.configured_merge import Config, Merged, merge, score_on_test_data, settings_of
 from wemoe.configured_models import adapt_model
 from wemoe.files import check_writable
 from wemoe.loading import from_pretrained
