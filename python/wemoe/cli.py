@@ -8,6 +8,7 @@ from typer.core import TyperGroup
 
 from wemoe import __version__
 from wemoe.commands.count import count
+from wemoe.commands.evaluate import evaluate
 from wemoe.commands.info import info
 from wemoe.commands.quickstart import quickstart
 
@@ -54,7 +55,7 @@ def _options(version: _Version = False, debug: _Debug = False) -> None:
     """Merge fine-tuned transformers into one model that assembles each sample's own weights."""
 
 
-for _command in (count, info, quickstart):
+for _command in (count, evaluate, info, quickstart):
     app.command()(_command)
 
 

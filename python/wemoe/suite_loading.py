@@ -86,13 +86,31 @@ def load_models(source: SuiteSource, watch: Stopwatch) -> Models:
     return Models(cast("PreTrainedModel", base), experts, heads)
 
 
+def own_heads(source: SuiteSource, tasks: Collection[str], watch: Stopwatch) -> dict[str, Head]:
+    """Load the heads that experts have of their own; one expert is in memory at a time.
+
+    Raises:
+        OSError: there is no such model.
+        ValueError: a model lacks tensors of its class.
+    """
+    heads: dict[str, Head] = {}
+    for task in tasks:
+        if task in source.experts:
+            with watch.stage(f"load head: {task}"):
+                expert = load_model(source.experts[task], chosen_dtype(source))
+            path, backbone = backbone_of(expert)
+            if path is not None:
+                heads[task] = task_head(expert, backbone, f"the model of {task!r}")
+    return heads
+
+
 def chosen_dtype(source: SuiteSource) -> torch.dtype | None:
     """Return the dtype that a configuration names."""
     return None if source.dtype is None else getattr(torch, source.dtype)
 
 
 def load_tasks(
-    source: SuiteSource,
+    configs: Mapping[str, TaskConfig],
     backbone: PreTrainedModel,
     own_heads: Mapping[str, Head],
     processor: str,
@@ -102,7 +120,7 @@ def load_tasks(
     """Load the tasks' data and the heads that read a backbone for them.
 
     Args:
-        source: names the tasks.
+        configs: what the configuration says of each task.
         backbone: of the class that is read.
         own_heads: by task, what reads it where its configuration names no head.
         processor: folder or repository of the tokenizer or image processor.
@@ -118,15 +136,12 @@ def load_tasks(
     """
     tasks: dict[str, Task] = {}
     heads = dict(own_heads)
-    for name, config in source.tasks.items():
+    for name, config in configs.items():
         with watch.stage(f"load task: {name}"):
             if config.head is not None:
                 heads[name] = _head_from(config.head, name, backbone)
             if name not in heads:
-                raise ValueError(
-                    f"tasks.{name}.head must name a head: the expert of this task is a {type(backbone).__name__}, "
-                    "which has none of its own"
-                )
+                raise ValueError(f"tasks.{name}.head must name a head: no model that was given has one for this task")
             tasks[name], heads[name] = _load_task(name, config, heads[name], backbone, processor, parts)
     return tasks, heads
 
@@ -139,9 +154,10 @@ def _load_task(
         reader = load_reader(processor, config, backbone.config, None)
         return load_task(name, config, reader, head.out_features, (), parts), head
     settings = head_config(head)
-    reader = load_reader(processor, config, backbone.config, settings.pad_token_id)
+    pad_token_id = getattr(settings, "pad_token_id", None)
+    reader = load_reader(processor, config, backbone.config, pad_token_id)
     names = label_names(settings)
-    if settings.pad_token_id is None and isinstance(reader, TextReader):
+    if pad_token_id is None and isinstance(reader, TextReader):
         head = replace(head, config=head.config | {"pad_token_id": reader.pad_token_id})
     return load_task(name, config, reader, len(names), names, parts), head
 
