@@ -53,7 +53,7 @@ def text_folders(folder):
     base.save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")
     for seed, task in enumerate(LABELS, start=1):
-        classifier(task, fine_tuned(base, seed), seed).save_pretrained(folder / task)
+        classifier(task, fine_tuned(base, seed, size=0.5), seed).save_pretrained(folder / task)
         write = write_jsonl if task == "colours" else write_csv
         suffix = "jsonl" if task == "colours" else "csv"
         for start, part in enumerate(("train", "validation", "test")):

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 import transformers
+from huggingface_hub.errors import HFValidationError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 from transformers.utils import logging
@@ -95,10 +96,16 @@ def read_config(name: str) -> PreTrainedConfig:
     """Read a model's configuration.
 
     Raises:
-        OSError: there is none.
+        FileNotFoundError: there is none, or none that can be reached.
         ValueError: transformers does not know the model.
     """
-    return cast("PreTrainedConfig", AutoConfig.from_pretrained(name))
+    try:
+        return cast("PreTrainedConfig", AutoConfig.from_pretrained(name))
+    except (OSError, HFValidationError) as error:
+        reason = str(error).splitlines()[0]
+        raise FileNotFoundError(
+            f"{name!r} must be a model's folder or a repository of the Hub; found: {reason}"
+        ) from error
 
 
 def model_class(name: str, config: PreTrainedConfig) -> type[PreTrainedModel]:
