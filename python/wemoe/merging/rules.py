@@ -133,7 +133,11 @@ def open_sources(
     named = name_sources(experts)
     with ExitStack() as stack:
         opened = stack.enter_context(open_weights(base, "base_model"))
-        tuned = {t: stack.enter_context(open_weights(e, f"expert_models[{t!r}]")) for t, e in named.items()}
+        model = base if isinstance(base, nn.Module) else opened.folder  # of adapters
+        tuned = {
+            task: stack.enter_context(open_weights(expert, f"expert_models[{task!r}]", model))
+            for task, expert in named.items()
+        }
         yield Sources(opened, tuned, device)
 
 
@@ -199,10 +203,10 @@ def _merged_module(base_model: nn.Module, sources: Sources, rule: Rule) -> nn.Mo
 
 
 def _merged_state(sources: Sources, rule: Rule) -> dict[str, Tensor]:
-    matching = sources.matching
+    matching, merged = sources.matching, frozenset(sources.names)
     state: dict[str, Tensor] = {}
     for name, own in matching.base.items():
-        if name in sources.names:
+        if name in merged:
             state[name] = torch.empty_like(sources.hollow(name), device=sources.device_of(name))
             _write(rule, name, state[name])
         else:
