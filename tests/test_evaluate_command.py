@@ -65,7 +65,7 @@ def error_of(*arguments):
 @pytest.mark.parametrize("part", ["validation", "test"])
 def test_a_model_is_scored_on_every_task(folder, suite, name, part):
     """The heads are the model's own, or where it has none those of the experts: the same ones here."""
-    model = wemoe.from_pretrained(folder / name) if name == "routed" else load_model(str(folder / name))
+    model = wemoe.from_pretrained(folder / name) if name == "routed" else load_model(str(folder / name), name)
     expected = suite.score(model, part=part)
     found = results_of(folder / name, "--config", folder / "config.yaml", "--part", part)
     assert found == {
@@ -107,7 +107,7 @@ def test_a_head_that_the_configuration_names_goes_first(folder, suite, tmp_path)
     settings["tasks"] = {"colours": settings["tasks"]["colours"] | {"labels": LABELS["colours"]}}
     settings["tasks"]["colours"]["head"] = str(tmp_path / "heads")
     config = write_config(folder, settings, "named.yaml")
-    model = load_model(str(folder / "plain"))
+    model = load_model(str(folder / "plain"), "plain")
     right = total = 0
     for batch, labels in suite.batches(["colours"])["colours"]:
         mask = batch.inputs["attention_mask"].unsqueeze(-1)
@@ -120,7 +120,7 @@ def test_a_head_that_the_configuration_names_goes_first(folder, suite, tmp_path)
 
 def test_the_table_has_a_line_for_each_task_and_the_average(folder, suite):
     result = run(folder / "plain", "--config", folder / "config.yaml")
-    scores = suite.score(load_model(str(folder / "plain")))
+    scores = suite.score(load_model(str(folder / "plain"), "plain"))
     header, *rows = result.stdout.splitlines()
     assert header.split("  ")[0] == "task"
     assert "test accuracy, %" in header
@@ -141,8 +141,8 @@ def test_experts_are_not_loaded_where_the_model_has_the_heads(folder, tmp_path):
     settings["models"] = [{"model": str(tmp_path / task), "task": task} for task in LABELS]
     config = write_config(folder, settings, "without.yaml")
     assert results_of(folder / "plain", "--config", config)["accuracy"].keys() == LABELS.keys()
-    message = f"'{tmp_path / 'colours'}' must be a model's folder or a repository of the Hub; found: "
-    assert message in error_of(folder / "bare", "--config", config)
+    message = "the model of task 'colours' must be a folder or a repository of the Hub; found neither at "
+    assert message + repr(str(tmp_path / "colours")) in error_of(folder / "bare", "--config", config)
 
 
 def test_images_are_evaluated(tmp_path):

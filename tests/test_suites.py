@@ -2,7 +2,9 @@
 
 import copy
 import gc
+import json
 import weakref
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -34,6 +36,7 @@ from wemoe.heads import task_head, write_heads
 from wemoe.merge_config import parse_config
 from wemoe.model_folders import backbone_of, load_base, load_model
 from wemoe.stopwatch import Stopwatch
+from wemoe.stored_weights import open_stored
 from wemoe.suites import Suite, fine_tuned_suite, load_suite
 
 
@@ -336,7 +339,7 @@ def test_a_suite_of_images(tmp_path):
     ((batch, labels),) = suite.batches()["colours"]
     assert batch.inputs["pixel_values"].shape == (3, 3, 8, 8)
     logits = suite.predict(suite.experts["colours"], batch, "colours")
-    assert torch.equal(logits, load_model(str(tmp_path / "expert"))(**batch.inputs).logits)
+    assert torch.equal(logits, load_model(str(tmp_path / "expert"), "x")(**batch.inputs).logits)
     right = (logits.argmax(dim=1) == labels).float().mean().item()
     assert suite.score(suite.experts["colours"]) == {"colours": pytest.approx(right)}
     assert len(suite.streams(2, seed=0)["colours"]) == 2
@@ -347,7 +350,7 @@ def test_a_suite_of_images(tmp_path):
 
 def bare_settings(folder, tmp_path, head):
     """An expert that is a backbone alone, and a head beside it."""
-    load_model(str(folder / "colours")).bert.save_pretrained(tmp_path / "bare")
+    load_model(str(folder / "colours"), "x").bert.save_pretrained(tmp_path / "bare")
     settings = text_settings(folder)
     settings["models"] = [{"model": str(tmp_path / "bare"), "task": "colours"}]
     settings["tasks"] = {"colours": settings["tasks"]["colours"] | ({"head": str(head)} if head else {})}
@@ -406,27 +409,31 @@ def test_no_weight_is_random(folder, tmp_path):
         return lambda tensors: tensors.pop(name)
 
     lacking = damaged(folder / "colours", tmp_path / "a", without("classifier.bias"))
-    with pytest.raises(ValueError, match=r"every tensor of its class, BertForSeq.*; missing: \['classifier.bias'\]"):
-        load_model(lacking)
+    message = r"the expert must have every tensor of its class, BertForSeq.*; missing: \['classifier.bias'\]"
+    with pytest.raises(ValueError, match=message):
+        load_model(lacking, "the expert")
     base = damaged(folder / "base", tmp_path / "b", without("pooler.dense.weight"))
     with pytest.raises(ValueError, match=r"every tensor of the backbone, BertModel; missing: \['bert.pooler.dense.we"):
-        load_base(base, load_model(str(folder / "colours")))
+        load_base(base, load_model(str(folder / "colours"), "x"))
 
 
 def test_weights_of_other_shapes_are_refused(folder, tmp_path):
     def change(tensors):
         tensors["classifier.bias"] = torch.zeros(5)
 
-    with pytest.raises(ValueError, match="must fit its own configuration; found: "):
-        load_model(damaged(folder / "colours", tmp_path / "a", change))
+    with pytest.raises(ValueError, match="the expert must fit its own configuration; found: "):
+        load_model(damaged(folder / "colours", tmp_path / "a", change), "the expert")
 
 
 def test_a_configuration_must_name_a_class(folder, tmp_path):
-    config = tiny_bert().config
-    config.architectures = None
-    config.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"must name a model class of transformers as its architecture; found \[\]"):
-        load_model(str(tmp_path))
+    nameless = damaged(folder / "colours", tmp_path / "a", lambda _: None)
+    config = json.loads((tmp_path / "a" / "config.json").read_text())
+    (tmp_path / "a" / "config.json").write_text(json.dumps(config | {"architectures": None}))
+    with pytest.raises(ValueError, match=r"the expert must name a model class of transformers .*; found \[\]"):
+        load_model(nameless, "the expert")
+    file = str(folder / "colours" / "model.safetensors")
+    with pytest.raises(ValueError, match=r"the expert must be the folder of a model, .* found the file '.*safetensors"):
+        load_model(file, "the expert")
 
 
 def test_a_base_may_have_another_head(folder, tmp_path):
@@ -436,15 +443,39 @@ def test_a_base_may_have_another_head(folder, tmp_path):
     pretrained.bert = base
     pretrained.save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
-    found = load_base(str(tmp_path / "base"), load_model(str(folder / "colours")))
+    found = load_base(str(tmp_path / "base"), load_model(str(folder / "colours"), "x"))
     assert type(found) is BertModel
     assert all(torch.equal(value, base.state_dict()[name]) for name, value in found.state_dict().items())
 
 
 def test_a_base_of_another_architecture_is_refused(folder, tmp_path):
     tiny_vit().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"base_model must have the experts' backbone, BertModel; .* has ViTModel"):
-        load_base(str(tmp_path), load_model(str(folder / "colours")))
+    with pytest.raises(ValueError, match="base_model must have the experts' backbone, BertModel; found ViTModel"):
+        load_base(str(tmp_path), load_model(str(folder / "colours"), "x"))
+
+
+def test_an_adapter_is_loaded_as_the_model_that_it_makes_of_the_base(folder, tmp_path, monkeypatch):
+    """Merging it is peft's work (`tests/peers`); what comes out lies in a folder for as long as it is open."""
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    opened = []
+
+    @contextmanager
+    def open_adapter(path, base, label):
+        opened.append((path, str(base), label))
+        with open_stored(folder / "colours", label) as weights:
+            yield weights
+
+    monkeypatch.setattr("wemoe.adapters.open_adapter", open_adapter)
+    settings = text_settings(folder)
+    settings["models"][0]["model"] = str(tmp_path / "adapter")
+    suite = load_suite(parse_config(settings, folder))
+    assert opened == [(tmp_path / "adapter", str(folder / "base"), "the model of task 'colours'")]
+    expected = load_file(folder / "colours" / "model.safetensors")
+    assert all(
+        torch.equal(value, expected[f"bert.{name}"]) for name, value in suite.experts["colours"].state_dict().items()
+    )
+    assert suite.experts["colours"].config.name_or_path == str(tmp_path / "adapter")
 
 
 def test_a_model_has_one_backbone():

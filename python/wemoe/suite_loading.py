@@ -75,13 +75,13 @@ def load_models(source: SuiteSource, watch: Stopwatch) -> Models:
     base: PreTrainedModel | None = None
     for task, name in source.experts.items():
         with watch.stage(f"load expert: {task}"):
-            expert = load_model(name, dtype)
+            expert = load_model(name, _label(task), dtype, source.base_model)
         if base is None:
             with watch.stage("load base"):
                 base = load_base(source.base_model, expert, dtype)
         path, backbone = backbone_of(expert)
         if path is not None:
-            heads[task] = task_head(expert, backbone, f"the model of {task!r}")
+            heads[task] = task_head(expert, backbone, _label(task))
         experts[task] = backbone
     return Models(cast("PreTrainedModel", base), experts, heads)
 
@@ -97,10 +97,10 @@ def own_heads(source: SuiteSource, tasks: Collection[str], watch: Stopwatch) -> 
     for task in tasks:
         if task in source.experts:
             with watch.stage(f"load head: {task}"):
-                expert = load_model(source.experts[task], chosen_dtype(source))
+                expert = load_model(source.experts[task], _label(task), chosen_dtype(source), source.base_model)
             path, backbone = backbone_of(expert)
             if path is not None:
-                heads[task] = task_head(expert, backbone, f"the model of {task!r}")
+                heads[task] = task_head(expert, backbone, _label(task))
     return heads
 
 
@@ -174,6 +174,10 @@ def head_config(head: TaskHead) -> PreTrainedConfig:
     return cast("type[PreTrainedConfig]", kind.config_class).from_dict(head.config)
 
 
+def _label(task: str) -> str:
+    return f"the model of task {task!r}"
+
+
 def label_names(config: PreTrainedConfig) -> list[str]:
     """Return the names of the labels of a headed model, in the order of its outputs."""
     by_number = cast("dict[int, str]", config.id2label)
@@ -192,4 +196,5 @@ def _head_from(path: Path, task: str, backbone: PreTrainedModel) -> Head:
         raise ValueError(f"tasks.{task}.head must hold a head of this task; {str(file)!r} has those of {list(heads)}")
     if not path.is_dir():
         raise FileNotFoundError(f"tasks.{task}.head must be a folder or a file of heads; found none at {str(path)!r}")
-    return task_head(load_model(str(path)), backbone, f"tasks.{task}.head")
+    label = f"tasks.{task}.head"
+    return task_head(load_model(str(path), label), backbone, label)

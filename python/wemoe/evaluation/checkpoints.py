@@ -101,7 +101,7 @@ def load_readable(name: str, dtype: torch.dtype | None, device: str) -> Readable
     if read_json(folder / "config.json").get("model_type") == MODEL_TYPE:
         model: nn.Module = from_pretrained(name, device_map=device, dtype=dtype, progress=False)
     else:
-        model = cast("nn.Module", load_model(name, dtype)).to(device)
+        model = cast("nn.Module", load_model(name, repr(name), dtype)).to(device)
     if not isinstance(model, PreTrainedModel):
         raise ValueError(f"{name!r} must be of a class of transformers to be evaluated; found {type(model).__name__}")
     path, backbone = backbone_of(model)
