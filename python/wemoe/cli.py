@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 from wemoe import __version__
 from wemoe.commands.adapt import adapt
 from wemoe.commands.count import count
+from wemoe.commands.evaluate import evaluate
 from wemoe.commands.info import info
 from wemoe.commands.merge import merge
 from wemoe.commands.methods import methods
@@ -58,7 +59,7 @@ def _options(version: _Version = False, debug: _Debug = False) -> None:
     """Merge fine-tuned transformers into one model that assembles each sample's own weights."""
 
 
-for _command in (merge, adapt, unload, methods, quickstart, count, info):
+for _command in (merge, adapt, evaluate, unload, methods, quickstart, count, info):
     app.command()(_command)
 
 
