@@ -148,12 +148,19 @@ def test_a_writer_keeps_the_routing_weights_of_each_block_with_its_cache():
     torch.testing.assert_close(last, whole, atol=1e-5, rtol=1e-5)  # fp32, attention in one call or in two
 
 
-@pytest.mark.parametrize("depth", [0, 1, 2])
-@pytest.mark.parametrize("options", [{}, {"prune_ratio": 0.0}, {"share_router": False}, {"position_encoding": True}])
-def test_a_checkpoint_shares_the_router_and_is_loaded_to_the_same_bits(tmp_path, depth, options):
-    if options == {"position_encoding": True} and not depth:
-        pytest.skip("a constant router reads no position")
-    model = of_bert(router_hidden_layers=depth, **options)
+CHOICES = ({}, {"prune_ratio": 0.0}, {"share_router": False}, {"position_encoding": True})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"router_hidden_layers": depth, **choice}
+        for depth in (0, 1, 2)
+        for choice in (CHOICES if depth else CHOICES[:-1])  # a constant router reads no position
+    ],
+)
+def test_a_checkpoint_shares_the_router_and_is_loaded_to_the_same_bits(tmp_path, options):
+    model = of_bert(**options)
     model.save_pretrained(tmp_path)
     configuration = json.loads((tmp_path / "config.json").read_text())
     first, second = (f"encoder.layer.{index}.output.dense.router" for index in (0, 1))
