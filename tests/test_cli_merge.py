@@ -172,6 +172,7 @@ def test_a_wrong_key_is_named_with_the_nearest(plain, tmp_path, changes, message
         (["--sweep", "lambda=a"], "sweep.lambda[0]: input should be a valid number"),
         (["--steps", "5"], "parameters.steps: unknown key; "),
         (["--dtype", "int8"], "dtype: input should be "),
+        (["--device", "abacus"], "device must be one that is there, cpu say; found 'abacus'"),
         (["--seed", "-1"], "seed: input should be greater than or equal to 0; found -1"),
     ],
 )
@@ -337,6 +338,17 @@ def test_a_sweep_chooses_on_validation_data_and_tests_what_it_chose(texts, monke
                            parameters={"weight": 1, "lambda": 0.4}), "--output", texts / "direct")  # fmt: skip
     swept, direct = (load_file(texts / name / "model.safetensors") for name in ("merged", "direct"))
     assert all(torch.equal(swept[key], direct[key]) for key in direct)
+
+
+@pytest.mark.parametrize("method", ["linear", "dare_ties", "wemoe"])
+def test_a_built_in_suite_brings_models_and_data(texts, monkeypatch, method):
+    suite = load_suite(read_config(write(texts, **text_settings(texts))))
+    monkeypatch.setattr("wemoe.configured_merge.load_suite", lambda config, device: suite)
+    parameters = OPTIONS.get(method, {"weight": 1})
+    file = write(texts, suite="text6", merge_method=method, parameters=parameters)
+    assert "makes its own models" in succeed("merge", file, "--dry-run")
+    succeed("merge", file, "--output", texts / "merged")
+    assert state_of(texts / "merged").keys() >= {"pooler.dense.weight"}
 
 
 # --- adapt -----------------------------------------------------------------------------------------------------------

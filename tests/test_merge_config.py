@@ -201,6 +201,11 @@ def test_an_empty_value_is_one_that_was_left_out():
             {"suite": "text6"},
             [f"{key}: the suite 'text6' has its own; leave it out" for key in ("base_model", "models")],
         ),
+        (
+            {"base_model": None, "models": None, "suite": "text6", "merge_method": "wemoe", "parameters": None,
+             "out_dtype": "float16"},
+            ["out_dtype: a routed model is written as it was adapted; give dtype"],
+        ),
         ({"seed": "x", "steps": 0}, [
             "seed: input should be a valid integer, unable to parse string as an integer; found 'x'",
             "steps: input should be greater than or equal to 1; found 0",

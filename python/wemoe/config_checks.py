@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from wemoe.config_sections import lines_of, nearest
+from wemoe.method_parameters import Routed
 
 if TYPE_CHECKING:
     from wemoe.merge_config import MergeConfig, ModelEntry
@@ -57,6 +58,8 @@ def _model_problems(config: MergeConfig) -> Iterator[str]:
 
 
 def _method_problems(config: MergeConfig) -> Iterator[str]:
+    if isinstance(config.parameters, Routed) and config.out_dtype is not None:
+        yield "out_dtype: a routed model is written as it was adapted; give dtype"
     if type(config.parameters).reads_data:
         if config.suite is None:
             missing = [task for task in config.experts if task not in config.tasks]

@@ -9,8 +9,10 @@ from pathlib import Path
 import torch
 
 from wemoe.checkpoints import read_checkpoint
+from wemoe.config import RoutingConfig
 from wemoe.configured_merge import Config, Merged, merge, score_on_test_data, settings_of
 from wemoe.configured_models import adapt_model
+from wemoe.device_maps import check_device
 from wemoe.files import check_writable
 from wemoe.loading import from_pretrained
 from wemoe.merge_config import MergeConfig
@@ -53,11 +55,12 @@ def adapt(
         raise ValueError(f"merge_method: must be wemoe or e_wemoe, which have routers; found {settings.merge_method!r}")
     if model is None:
         return merge(settings, output, device=device, progress=progress, tell=tell)
+    place = check_device(device)
     check_writable(Path(output).absolute().parent)
     folder = locate(model, ["config.json", *CARRIED], revision=None, token=None, local_files_only=False)
     _check_tasks(settings, read_checkpoint(folder).config)
-    routed = from_pretrained(model, progress=progress, device_map=device)
-    suite = load_suite(settings, device=device or "cpu")
+    routed = from_pretrained(model, progress=progress, device_map=place)
+    suite = load_suite(settings, device=place)
     adapt_model(settings, suite, routed, progress)
     accuracy = score_on_test_data(suite, routed)
     write_routed(output, routed, suite.heads, folder, recipe=settings.recipe(), metrics={"test accuracy": accuracy})

@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 from wemoe.configured_models import make_model, rule_of
+from wemoe.device_maps import check_device
 from wemoe.files import check_writable
-from wemoe.merge_config import MergeConfig, parse_config, read_config
+from wemoe.merge_config import MergeConfig, check_method_named, parse_config, read_config
 from wemoe.merged_folders import write_merged
-from wemoe.merging.rules import Rule, Sources, open_sources
+from wemoe.merging.rules import Sources, open_sources
 from wemoe.method_parameters import Linear
 from wemoe.preflight import Report, preflight
 from wemoe.routed_classes import RoutedModule
@@ -69,22 +70,23 @@ def merge(
     Raises:
         FileNotFoundError, ImportError: a model, an adapter or a file of data cannot be opened.
         OSError: the folder cannot be written; checked before any work.
-        ValueError: the configuration is wrong, base and experts do not fit (all that does not is listed), a tensor is
-            not finite, or a file is damaged.
+        ValueError: the configuration is wrong, there is no such device, base and experts do not fit (all that does not
+            is listed), a tensor is not finite, or a file is damaged.
     """
     settings = settings_of(config)
+    place = check_device(device)
     tell = tell or (lambda _: None)
     check_writable(Path(output).absolute().parent)
     for note in settings.notes:
         tell(f"note: {note}")
     with ExitStack() as stack:
-        suite = load_suite(settings, device=device or "cpu") if settings.suite is not None else None
+        suite = load_suite(settings, device=place) if settings.suite is not None else None
         sources = stack.enter_context(_open(settings, suite, device))
         report = preflight(sources, dtype=_dtype(settings))
         tell(str(report))
         report.raise_if_broken()
         if suite is None and (type(settings.parameters).reads_data or settings.sweep):
-            suite = load_suite(settings, device=device or "cpu")
+            suite = load_suite(settings, device=place)
         return _write(settings, sources, suite, Path(output), progress, tell)
 
 
@@ -93,9 +95,10 @@ def check(config: Config, device: str | torch.device | None = None) -> Report | 
 
     Raises:
         FileNotFoundError, ImportError: a model cannot be opened.
-        ValueError: the configuration is wrong, or a file is damaged.
+        ValueError: the configuration is wrong, there is no such device, or a file is damaged.
     """
     settings = settings_of(config)
+    check_device(device)
     if settings.suite is not None:
         return None
     with _open(settings, None, device) as sources:
@@ -109,9 +112,12 @@ def settings_of(config: Config) -> MergeConfig:
         FileNotFoundError: there is no such file.
         ValueError: something in it is wrong, or it names no method.
     """
-    if isinstance(config, MergeConfig):
-        return parse_config(config.recipe(), to_merge=True) if config.merge_method is None else config
-    return parse_config(config, to_merge=True) if isinstance(config, Mapping) else read_config(config, to_merge=True)
+    if isinstance(config, Mapping):
+        return parse_config(config, to_merge=True)
+    if not isinstance(config, MergeConfig):
+        return read_config(config, to_merge=True)
+    check_method_named(config.merge_method)
+    return config
 
 
 @contextmanager
@@ -136,19 +142,26 @@ def _write(
     progress: bool,
     tell: Callable[[str], None],
 ) -> Merged:
-    found = _search(config, suite, progress, tell) if suite is not None and config.sweep else None
-    config = config.at(found.best) if found is not None else config
-    model = found.model if found is not None else None
-    if suite is not None and model is None and type(config.parameters).reads_data:
+    model: nn.Module | None = None
+    chosen: dict[str, float] = {}
+    metrics: dict[str, Any] = {}
+    if suite is not None and config.sweep:
+        found = _search(config, suite, progress, tell)
+        model, chosen, config = found.model, found.best, config.at(found.best)
+        metrics["validation accuracy"] = max(score for _, score in found.scores)
+    elif suite is not None and type(config.parameters).reads_data:
         model = make_model(config, suite, progress)
-    accuracy = {} if suite is None or model is None else score_on_test_data(suite, model)
-    metrics = {"test accuracy": accuracy} if accuracy else {}
-    if isinstance(model, RoutedModule) and suite is not None:
+    accuracy = score_on_test_data(suite, model) if suite is not None and model is not None else {}
+    if accuracy:
+        metrics["test accuracy"] = accuracy
+    if suite is not None and isinstance(model, RoutedModule):
         write_routed(output, model, suite.heads, sources.base.folder, recipe=config.recipe(), metrics=metrics)
     else:
-        rule = rule_of(config)(sources) if model is None else _tensors(model)
-        write_merged(output, sources, rule, dtype=_dtype(config), recipe=config.recipe(), metrics=metrics)
-    return Merged(output, {} if found is None else found.best, accuracy)
+        rule = rule_of(config)(sources) if model is None else model.state_dict().__getitem__
+        write_merged(
+            output, sources, rule, dtype=_dtype(config), recipe=config.recipe(), metrics=metrics, progress=progress
+        )
+    return Merged(output, chosen, accuracy)
 
 
 def _search(config: MergeConfig, suite: Suite, progress: bool, tell: Callable[[str], None]) -> Sweep[nn.Module]:
@@ -171,10 +184,6 @@ def score_on_test_data(suite: Suite, model: nn.Module) -> dict[str, float]:
     """Score a model on the tasks that have test data."""
     tasks = [name for name, task in suite.tasks.items() if task.test is not None]
     return suite.score(model, tasks, part="test") if tasks else {}
-
-
-def _tensors(model: nn.Module) -> Rule:
-    return model.state_dict().__getitem__
 
 
 def _dtype(config: MergeConfig) -> torch.dtype | None:

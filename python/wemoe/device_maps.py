@@ -80,6 +80,19 @@ def _spread(model: nn.Module, how: str) -> dict[str, Device]:
     return places
 
 
+def check_device(device: Device | None) -> torch.device:
+    """Return a device that is there; the CPU for None.
+
+    Raises:
+        ValueError: there is no such device.
+    """
+    place = "cpu" if device is None else device
+    try:
+        return torch.empty(0, device=place).device
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ValueError(f"device must be one that is there, cpu say; found {device!r}: {error}") from error
+
+
 def _checked(model: nn.Module, places: Mapping[str, Device]) -> dict[str, Device]:
     for part, device in places.items():
         if device == "disk":

@@ -212,13 +212,23 @@ def parse_config(
     Raises:
         ValueError: as in `read_config`.
     """
-    if to_merge and content.get("merge_method") is None:
-        raise ValueError("merge_method: must be given, `ties` say; `wemoe methods` lists them")
+    if to_merge:
+        check_method_named(content.get("merge_method"))
     kind = config_class(content.get("merge_method"))
     try:
         return kind.model_validate(dict(content), context={"folder": folder})
     except ValidationError as error:
         raise ValueError("\n".join(lines_of(error, kind))) from error
+
+
+def check_method_named(method: object) -> None:
+    """Check that a method is given.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if method is None:
+        raise ValueError("merge_method: must be given, `ties` say; `wemoe methods` lists them")
 
 
 def config_class(method: object) -> type[MergeConfig]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from wemoe.config import check_dtype
 from wemoe.files import check_writable, replacing_files
@@ -52,6 +53,7 @@ def write_merged(
     max_shard_size: int | str = "5GB",
     recipe: Mapping[str, Any],
     metrics: Mapping[str, Any] | None = None,
+    progress: bool = False,
 ) -> None:
     """Merge models into a folder that plain transformers loads.
 
@@ -67,6 +69,7 @@ def write_merged(
         max_shard_size: largest size of a weight file, in bytes or like `"5GB"`.
         recipe: the configuration of the merge, for the model card; its `merge_method` is the method's name.
         metrics: numbers by name for the model card, perhaps one level inside the other.
+        progress: whether to show a progress bar, of bytes that are merged.
 
     Raises:
         OSError: the folder cannot be written.
@@ -86,8 +89,10 @@ def write_merged(
     heads = sources.heads()
     writes_card = may_write_card(target)
     with replacing_files(target, stale=(WEIGHTS_GLOB, HEADS_FILE)) as staging:
-        with torch.no_grad():
-            write_shards(tensors, staging, SHARDS, max_shard_size)
+        total = sum(stored.nbytes for stored in tensors.values())
+        with torch.no_grad(), tqdm(total=total, desc="merge", unit="B", unit_scale=True, disable=not progress) as bar:
+            shown = {name: Stored(stored.nbytes, partial(_shown, stored, bar)) for name, stored in tensors.items()}
+            write_shards(shown, staging, SHARDS, max_shard_size)
         if heads:
             write_heads(heads, staging)
         if config is not None:
@@ -158,6 +163,12 @@ def _merged(sources: Sources, rule: Rule, name: str, dtype: torch.dtype) -> Tens
 
 def _base(sources: Sources, own: str, dtype: torch.dtype) -> Tensor:
     return sources.base.read(own).cpu().to(dtype)
+
+
+def _shown(stored: Stored, bar: tqdm) -> Tensor:
+    tensor = stored.read()
+    bar.update(stored.nbytes)
+    return tensor
 
 
 def carry_over(folder: Path | None, staging: Path, patterns: Sequence[str] = CARRIED) -> None:
