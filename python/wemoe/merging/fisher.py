@@ -16,6 +16,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from wemoe.merging.rules import Sources, exact, open_sources
 from wemoe.merging.running import base_module, expert_module
@@ -149,18 +150,31 @@ def _groups(batches: Iterable[Batch], task: str, examples: int, split: bool) -> 
 
 
 def _scores(max_outcomes: int, generator: torch.Generator, logits: Tensor) -> Iterator[Tensor]:
-    """Yield sqrt(p) log p of every position and class, or else the summed log p of sampled labels.
+    """Yield C - 1 scores of each position, which stand for all its classes, or one of sampled labels for all positions.
 
     The gradients of log p at sampled labels have mean zero and are independent between positions, so that the square of
     their sum is, in expectation, the sum of their squares.
     """
     log_p = logits.log_softmax(dim=-1)
-    p = log_p.detach().exp()
     if log_p.numel() <= max_outcomes:
-        yield from (p.sqrt() * log_p).flatten()
+        yield from _reflected(log_p)
     else:
-        labels = torch.multinomial(p.cpu(), 1, generator=generator).to(log_p.device)  # [S, 1]
+        labels = torch.multinomial(log_p.detach().exp().cpu(), 1, generator=generator).to(log_p.device)  # [S, 1]
         yield log_p.gather(-1, labels).sum()
+
+
+def _reflected(log_p: Tensor) -> Tensor:
+    """Return scores [S * (C - 1)] whose squared gradients add up to those of the classes' sqrt(p) log p [S, C].
+
+    A reflection of the C gradients keeps the sum of their squares. They are orthogonal to sqrt(p), since the p(c | x)
+    add up to one: the reflection that takes sqrt(p) to an axis, here that of the largest p, leaves nothing on it.
+    """
+    root = log_p.detach().div(2).exp()
+    axis = F.one_hot(root.argmax(dim=-1), root.shape[-1])
+    normal = root + axis
+    scores = root * log_p
+    along = (normal * scores).sum(dim=-1, keepdim=True) / (1 + root.amax(dim=-1, keepdim=True))
+    return (scores - along * normal)[axis == 0]
 
 
 def _published_scores(logits: Tensor) -> Iterator[Tensor]:
