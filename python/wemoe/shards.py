@@ -20,7 +20,7 @@ class Stored(NamedTuple):
     read: Callable[[], Tensor]
 
 
-def write_shards(tensors: Mapping[str, Stored], folder: Path, pattern: str, max_shard_size: int | str) -> None:
+def write_shards(tensors: Mapping[str, Stored], folder: Path, pattern: str, max_shard_size: int | str = "5GB") -> None:
     """Write tensors as one file, or as several and an index.
 
     Args:

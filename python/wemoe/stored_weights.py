@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
@@ -25,7 +25,9 @@ from wemoe.skeletons import without_weights
 from wemoe.weights import Rows, Weights, architecture_of, module_weights
 
 WEIGHTS_FILE = "model.safetensors"
+SHARDS = "model{suffix}.safetensors"
 INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
+ADAPTER_FILE = "adapter_config.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 DOWNLOADS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 
@@ -63,13 +65,23 @@ class StoredWeights(Weights):
 
 
 @contextmanager
-def open_stored(source: str | os.PathLike[str], label: str) -> Iterator[Weights]:
+def open_stored(source: str | os.PathLike[str], label: str, base: nn.Module | Path | None = None) -> Iterator[Weights]:
     """Open the weights of a folder, a repository of the Hub, one safetensors file, or a LoRA adapter.
 
     Raises:
         FileNotFoundError, ImportError, ValueError: as in `wemoe.weights.open_weights`.
     """
-    path = find_folder(source, label)
+    model, plus, adapter = str(source).partition("+")
+    is_pair = bool(plus) and not Path(source).exists()
+    path = find_folder(adapter if is_pair else source, label)
+    if (path / ADAPTER_FILE).is_file():
+        from wemoe.adapters import open_adapter  # it needs what is here
+
+        with open_adapter(path, model if is_pair else base, label) as weights:
+            yield weights
+        return
+    if is_pair:
+        raise FileNotFoundError(f"{label} must hold {ADAPTER_FILE!r} after the '+'; found none in {str(path)!r}")
     with StoredTensors(weight_files(path, label)) as tensors:
         folder = path if path.is_dir() else None
         yield StoredWeights(label, tensors, folder, None if folder is None else skeleton_in(folder))

@@ -51,6 +51,7 @@ class Weights(ABC):
         parameters: names in `contents` of what is trained; the others are buffers.
         architecture: of the model, None where there is nothing but tensors.
         folder: of the checkpoint, None where the weights are in memory.
+        notes: what is to be known about the weights, and does not stand against merging them.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Weights(ABC):
         self.parameters = frozenset(parameters)
         self.architecture = architecture
         self.folder = folder
+        self.notes: tuple[str, ...] = ()
 
     @abstractmethod
     def read(self, name: str, rows: Rows = ...) -> Tensor:
@@ -99,12 +101,13 @@ class _HeldWeights(Weights):
 
 
 @contextmanager
-def open_weights(source: Source, label: str) -> Iterator[Weights]:
+def open_weights(source: Source, label: str, base: nn.Module | Path | None = None) -> Iterator[Weights]:
     """Open the weights of a module, a state dict, a folder or repository of safetensors, or a LoRA adapter.
 
     Args:
         source: `"model+adapter"` is a LoRA adapter on a model, each a folder or a repository of the Hub.
         label: of the argument, for messages.
+        base: the model that an adapter belongs to, where it is given without one; the one that it names by default.
 
     Raises:
         FileNotFoundError: there is neither such a folder nor such a repository, or a file is missing in it.
@@ -119,7 +122,7 @@ def open_weights(source: Source, label: str) -> Iterator[Weights]:
     elif isinstance(source, str | os.PathLike):
         from wemoe.stored_weights import open_stored  # it needs what is above
 
-        with open_stored(source, label) as weights:
+        with open_stored(source, label, base) as weights:
             yield weights
     else:
         raise TypeError(

@@ -133,7 +133,11 @@ def open_sources(
     named = name_sources(experts)
     with ExitStack() as stack:
         opened = stack.enter_context(open_weights(base, "base_model"))
-        tuned = {t: stack.enter_context(open_weights(e, f"expert_models[{t!r}]")) for t, e in named.items()}
+        model = base if isinstance(base, nn.Module) else opened.folder  # of adapters
+        tuned = {
+            task: stack.enter_context(open_weights(expert, f"expert_models[{task!r}]", model))
+            for task, expert in named.items()
+        }
         yield Sources(opened, tuned, device)
 
 
