@@ -35,7 +35,7 @@ from wemoe.task_vectors import Model, with_tensors
 from wemoe.weights import Source
 
 Estimator = Literal["exact", "published"]
-Scores = Callable[[Tensor], Iterator[Tensor]]  # logits [S, C] to scalars whose squared gradients are added up
+Scores = Callable[[Tensor], Tensor]  # logits [S, C] to numbers [K] whose squared gradients are added up
 
 
 def fisher(
@@ -125,8 +125,7 @@ def diagonal_fisher(
                 logits, _ = read_logits(predict(model, to_device(group, device), task), task)
             if logits.shape[-1] < 2:
                 raise ValueError(f"predict must give logits of two classes or more for task {task!r}; found one")
-            for score in scores(logits):
-                add_squared_gradients(score, parameters, uses, total)
+            add_squared_gradients(scores(logits), parameters, uses, total)
             samples += size
     if samples == 0:
         raise ValueError(f"batches[{task!r}] must hold at least one sample; found none")
@@ -149,18 +148,17 @@ def _groups(batches: Iterable[Batch], task: str, examples: int, split: bool) -> 
             return
 
 
-def _scores(max_outcomes: int, generator: torch.Generator, logits: Tensor) -> Iterator[Tensor]:
-    """Yield C - 1 scores of each position, which stand for all its classes, or one of sampled labels for all positions.
+def _scores(max_outcomes: int, generator: torch.Generator, logits: Tensor) -> Tensor:
+    """Return C - 1 scores of each position, in place of its C classes, or one of labels sampled for all positions.
 
     The gradients of log p at sampled labels have mean zero and are independent between positions, so that the square of
     their sum is, in expectation, the sum of their squares.
     """
     log_p = logits.log_softmax(dim=-1)
     if log_p.numel() <= max_outcomes:
-        yield from _reflected(log_p)
-    else:
-        labels = torch.multinomial(log_p.detach().exp().cpu(), 1, generator=generator).to(log_p.device)  # [S, 1]
-        yield log_p.gather(-1, labels).sum()
+        return _reflected(log_p)
+    labels = torch.multinomial(log_p.detach().exp().cpu(), 1, generator=generator).to(log_p.device)  # [S, 1]
+    return log_p.gather(-1, labels).sum().view(1)
 
 
 def _reflected(log_p: Tensor) -> Tensor:
@@ -177,9 +175,9 @@ def _reflected(log_p: Tensor) -> Tensor:
     return (scores - along * normal)[axis == 0]
 
 
-def _published_scores(logits: Tensor) -> Iterator[Tensor]:
+def _published_scores(logits: Tensor) -> Tensor:
     log_p = logits.log_softmax(dim=-1)
-    yield (log_p.detach().exp().sqrt() * log_p).sum()
+    return (log_p.detach().exp().sqrt() * log_p).sum().view(1)
 
 
 class _Sums:
