@@ -87,6 +87,10 @@ def test_a_weight_may_be_used_in_any_way(table):
     assert bool(expected["table.weight"][0].any()) == ("padding_idx" not in table)
 
 
+def test_a_single_vector_has_no_rows():
+    assert_equal(nn.Linear(3, 2).double(), lambda model: list(model(torch.arange(3, dtype=torch.float64))))
+
+
 def test_scaled_products_are_left_to_autograd():
     weight = nn.Parameter(torch.randn(3, 2, dtype=torch.float64))
     model = nn.ParameterDict({"weight": weight})

@@ -20,8 +20,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 WEIGHT_AT = {F.linear: 1, torch.addmm: 2, F.embedding: 1}  # place of the weight among a function's arguments
-TOGETHER = 8  # scalars that are differentiated at once: larger products, and memory for so many backwards
 INPUTS_AT = {F.linear: 0, torch.addmm: 1, F.embedding: 0}
+TOGETHER = 8  # scalars that are differentiated at once: larger products, and memory for so many backwards
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,13 @@ class Use:
             return torch.zeros_like(like).index_copy_(0, rows, of_rows)
         if self.inputs._version != self.version:
             raise RuntimeError("what a linear map has received must not be changed in place before the gradients")
-        x, y = (tensor.flatten(0, -2).to(like.dtype) for tensor in (self.inputs, arriving))
+        x, y = (_rows(tensor.to(like.dtype)) for tensor in (self.inputs, arriving))
         return x.T @ y if self.kind is torch.addmm else y.T @ x
 
     def rows(self, arriving: Tensor) -> tuple[Tensor, Tensor]:
         """Return the rows [S] of a table that were read, and their gradients [S, D]."""
         rows, places = torch.unique(self.inputs.flatten(), return_inverse=True)
-        gradients = arriving.new_zeros(len(rows), arriving.shape[-1]).index_add_(0, places, arriving.flatten(0, -2))
+        gradients = arriving.new_zeros(len(rows), arriving.shape[-1]).index_add_(0, places, _rows(arriving))
         if self.padding is not None:
             gradients[rows == self.padding] = 0
         return rows, gradients
@@ -143,6 +143,10 @@ def _add_square(squares: Tensor, direct: Tensor | None, parts: list[tuple[Use, T
     if gradients:
         gradient = gradients[0] if len(gradients) == 1 else torch.stack(gradients).sum(dim=0)
         squares.addcmul_(gradient, gradient)
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    return tensor.reshape(-1, tensor.shape[-1])
 
 
 def _is_plain(func: Any, kwargs: Mapping[str, Any]) -> bool:
