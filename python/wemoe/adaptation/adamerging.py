@@ -80,6 +80,7 @@ def adamerging(
         raise TypeError(
             f"adamerging takes the options of adapt, {list(AdaptOptions.__annotations__)}; found {sorted(unknown)}"
         )
+    _check(per, density, init_lambda)
     options = PUBLISHED | adapt_options
     objective = OBJECTIVES.get(options["objective"])
     with open_sources(base_model, expert_models) as sources:
@@ -117,13 +118,12 @@ def with_coefficients(
         ValueError: there is no expert, an expert does not fit the base, a tensor is not finite, `per` is unknown,
             `density` is not in (0, 1], `init_lambda` is not finite, or a file is damaged.
     """
+    _check(per, density, init_lambda)
     with open_sources(base_model, expert_models) as sources:
         return _with_coefficients(base_module(base_model, sources), sources, per, density, init_lambda)
 
 
 def _with_coefficients(base: Model, sources: Sources, per: str, density: float | None, init_lambda: float) -> Model:
-    _check(per, density, init_lambda)
-    sources.check()
     task_vectors = _task_vectors(sources, density)
     model = copy.deepcopy(base).requires_grad_(False)
     merges = _merges(model, sources, task_vectors, per, init_lambda)

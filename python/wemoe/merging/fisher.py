@@ -80,16 +80,16 @@ def fisher(
         A new model of the base's class, in the base's dtype and on its device.
 
     Raises:
-        TypeError: `expert_models` is no sequence or mapping of modules, `batches` no mapping, or `predict` gives
-            something else than logits.
+        FileNotFoundError, ImportError: a source cannot be opened.
+        TypeError: `expert_models` is no sequence or mapping of sources, the base cannot be run, `batches` is no
+            mapping, or `predict` gives something else than logits.
         ValueError: there is no expert, an expert does not fit the base, a tensor is not finite, a task has no
-            batches, its Fisher information is zero or not finite, there is a single class, or an option is out of
-            its range.
+            batches, its Fisher information is zero or not finite, there is a single class, an option is out of its
+            range, or a file is damaged.
     """
     _check(estimator, max_outcomes, floor)
     with open_sources(base_model, expert_models) as sources:
         check_batches(batches, sources.experts, examples)
-        sources.check()
         base = base_module(base_model, sources)
         sums = _Sums(sources, normalize)
         for task in sources.experts:

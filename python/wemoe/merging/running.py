@@ -26,8 +26,10 @@ def base_module(base_model: Model | str | os.PathLike[str], sources: Sources) ->
 
     Raises:
         TypeError: it is neither.
-        ValueError: its configuration names no class of transformers, or a tensor is missing or not finite.
+        ValueError: base and experts do not fit, its configuration names no class of transformers, or a tensor is
+            missing or not finite.
     """
+    sources.check()
     if isinstance(base_model, nn.Module):
         return cast("Model", _merged_part(base_model, sources))
     folder = sources.base.folder
