@@ -20,6 +20,8 @@ import transformers
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from wemoe.provenance import public_name
+
 Source = nn.Module | Mapping[str, Tensor] | str | os.PathLike[str]
 Rows = slice | EllipsisType  # some rows of a tensor, or all of it
 
@@ -51,6 +53,8 @@ class Weights(ABC):
         parameters: names in `contents` of what is trained; the others are buffers.
         architecture: of the model, None where there is nothing but tensors.
         folder: of the checkpoint, None where the weights are in memory.
+        name: of the model as others may know it, None where it has none.
+        unknown: names in `contents` that the model's own class does not have: a file's leftovers.
         notes: what is to be known about the weights, and does not stand against merging them.
     """
 
@@ -69,6 +73,8 @@ class Weights(ABC):
         self.parameters = frozenset(parameters)
         self.architecture = architecture
         self.folder = folder
+        self.name: str | None = None
+        self.unknown: frozenset[str] = frozenset()
         self.notes: tuple[str, ...] = ()
 
     @abstractmethod
@@ -144,7 +150,9 @@ def module_weights(module: nn.Module, label: str) -> Weights:
         contents[name] = state[name]
         if isinstance(tensor, nn.Parameter):
             parameters.append(name)
-    return _HeldWeights(label, contents, aliases, parameters, architecture_of(module))
+    weights = _HeldWeights(label, contents, aliases, parameters, architecture_of(module))
+    weights.name = public_name(getattr(getattr(module, "config", None), "_name_or_path", None))
+    return weights
 
 
 def state_weights(state: Mapping[str, Tensor], label: str) -> Weights:

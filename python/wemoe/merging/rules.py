@@ -198,7 +198,7 @@ def _merged_module(base_model: nn.Module, sources: Sources, rule: Rule) -> nn.Mo
     model = copy.deepcopy(base_model)
     state = model.state_dict()
     for name in sources.names:
-        _write(rule, name, state[name])
+        fill(rule, name, state[name])
     return model
 
 
@@ -208,13 +208,18 @@ def _merged_state(sources: Sources, rule: Rule) -> dict[str, Tensor]:
     for name, own in matching.base.items():
         if name in merged:
             state[name] = torch.empty_like(sources.hollow(name), device=sources.device_of(name))
-            _write(rule, name, state[name])
+            fill(rule, name, state[name])
         else:
             state[name] = sources.base.read(own).clone()
     return state | {alias: state[first] for alias, first in matching.aliases.items()}
 
 
-def _write(rule: Rule, name: str, out: Tensor) -> None:
+def fill(rule: Rule, name: str, out: Tensor) -> None:
+    """Write what a rule gives for a name into a tensor that is there, in that one's dtype.
+
+    Raises:
+        ValueError: a model holds NaN or infinity, or a number is beyond the range of float16.
+    """
     if isinstance(rule, RowRule):
         rule.into(name, out)
     else:
