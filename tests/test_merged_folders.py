@@ -56,7 +56,8 @@ def test_plain_transformers_loads_it_with_nothing_missing_and_nothing_unexpected
     expected = wemoe.task_arithmetic(base, experts).state_dict()
     assert again.state_dict().keys() == expected.keys()
     assert all(torch.equal(tensor, expected[key]) for key, tensor in again.state_dict().items())
-    assert type(AutoModel.from_pretrained(tmp_path / "merged").base_model) is type(base.base_model)
+    found, wanted = (AutoModel.from_pretrained(tmp_path / folder) for folder in ("merged", "base"))
+    assert type(found) is type(wanted)
 
 
 @pytest.mark.parametrize("method", RULES)
@@ -234,9 +235,11 @@ def test_a_source_is_never_overwritten(tmp_path):
 
 
 def test_models_that_do_not_fit_are_refused_before_anything_is_written(tmp_path):
-    with open_sources(tiny_bert(), [tiny_bert(hidden_size=32)]) as sources:
-        with pytest.raises(ValueError, match="must have the shapes of base_model"):
-            write_merged(tmp_path / "merged", sources, sources.base_tensor, recipe=RECIPE)
+    with (
+        open_sources(tiny_bert(), [tiny_bert(hidden_size=32)]) as sources,
+        pytest.raises(ValueError, match="must have the shapes of base_model"),
+    ):
+        write_merged(tmp_path / "merged", sources, sources.base_tensor, recipe=RECIPE)
     assert contents(tmp_path) == {}
 
 
