@@ -14,7 +14,8 @@ from tiny_families import FAMILIES, output
 from wemoe.adaptation import AdaptOptions
 from wemoe.adaptation.adamerging import coefficients, fold_coefficients, with_coefficients
 from wemoe.adaptation.objectives import entropy
-from wemoe.merging.ties import elect, trimmed_task_vectors
+from wemoe.merging.rules import open_sources
+from wemoe.merging.ties import elected_task_vectors
 
 TASKS = ("x", "y", "z")
 PER = pytest.mark.parametrize("per", ["layer", "task"])
@@ -103,17 +104,18 @@ def test_plus_plus_takes_the_elected_entries_of_each_trimmed_task_vector():
 @PER
 def test_one_step_is_adams_on_the_sum_of_the_tasks_losses(setting, per, density):
     base, experts, streams = setting
-    vectors = [
-        {name: e.get_parameter(name).detach() - p.detach() for name, p in base.named_parameters()}
-        for e in experts.values()
-    ]
-    if density is not None:
-        vectors = elect(list(trimmed_task_vectors(base, experts, density).values()))
+    with open_sources(base, experts) as sources:
+        vectors_of = (
+            (lambda name: [sources.task_vector(task, name) for task in TASKS])
+            if density is None
+            else elected_task_vectors(sources, density)
+        )
+        vectors = {name: vectors_of(name) for name in sources.names}
     lambdas = {name: torch.full((3,), 0.3, requires_grad=True) for name, _ in base.named_parameters()}
     if per == "task":
         lambdas = dict.fromkeys(lambdas, lambdas["inner.weight"])
     merged = {
-        name: p.detach() + sum(lambdas[name][t] * tau[name] for t, tau in enumerate(vectors))
+        name: p.detach() + sum(lambdas[name][t] * tau for t, tau in enumerate(vectors[name]))
         for name, p in base.named_parameters()
     }
     loss = sum(entropy(functional_call(base, merged, streams[task][0]), None) for task in TASKS)

@@ -49,6 +49,22 @@ def test_the_exact_diagonal_is_that_of_logistic_regression():
         torch.testing.assert_close(exact(Logistic(0.5, -1.0), batches)["w"], expected)
 
 
+@pytest.mark.parametrize("scale", [1.0, 30.0], ids=["uncertain", "nearly certain"])
+@pytest.mark.parametrize("classes", [2, 5])
+def test_one_score_less_than_classes_has_the_gradients_of_all(classes, scale):
+    logits = (scale * torch.randn(3, classes)).requires_grad_()
+
+    def squares(scores):
+        gradients = (torch.autograd.grad(score, logits, retain_graph=True)[0] for score in scores)
+        return sum(gradient.square() for gradient in gradients)
+
+    log_p = logits.log_softmax(dim=-1)
+    scores = list(_scores(64, torch.Generator(), logits))
+    assert len(scores) == 3 * (classes - 1)
+    expected = squares((log_p.detach().div(2).exp() * log_p).flatten())
+    torch.testing.assert_close(squares(scores), expected, rtol=1e-4, atol=0)  # however small p (1 - p) is
+
+
 def test_the_published_one_squares_a_sum_and_depends_on_the_batches():
     # gradient of sum_c sqrt(p_c) log p_c, p_c held fixed: (sqrt(p) (1 - p) - sqrt(1 - p) p) x, summed over the batch
     slope = (P.sqrt() * (1 - P) - (1 - P).sqrt() * P).unsqueeze(1) * X

@@ -9,6 +9,8 @@ from transformers import BertModel
 
 import wemoe
 from models import fine_tuned, inputs_of, tiny_bert
+from wemoe.merged_folders import write_merged
+from wemoe.merging.rules import open_sources
 
 TASKS = ("x", "y", "z")
 
@@ -109,3 +111,14 @@ def test_a_folder_with_a_number_that_is_none_is_named(name, models, folders):
     paths = experts | {"y": folders / "broken"}
     with pytest.raises(ValueError, match=r"expert_models\['y'\] must hold finite numbers; .* 'pooler.dense.weight'"):
         RUNS[name](base, paths, batches, predict)
+
+
+def test_what_is_merged_is_written_as_a_plain_folder(models, folders):
+    _, _, batches = models
+    experts = {task: folders / task for task in TASKS}
+    merged = RUNS["fisher"](folders / "base", experts, batches, predict)
+    with open_sources(folders / "base", experts) as sources:
+        rule = merged.state_dict().__getitem__
+        write_merged(folders / "merged", sources, rule, recipe={"merge_method": "fisher"})
+    loaded = BertModel.from_pretrained(folders / "merged")
+    assert all(torch.equal(t, merged.state_dict()[key]) for key, t in loaded.state_dict().items())

@@ -12,7 +12,7 @@ from headed import with_labels
 from models import fine_tuned, inputs_of, tiny_bert
 from points import TiedModel
 from wemoe.merging.rules import open_sources
-from wemoe.merging.running import base_module, expert_module
+from wemoe.merging.running import base_module, expert_module, expert_part
 
 
 def state(model):
@@ -65,6 +65,24 @@ def test_what_fits_is_not_copied_but_for_buffers_and_flags():
     model.running += 1
     assert expert.positions.tolist() == [5, 6, 7]
     assert expert.running.tolist() == [1.0, 1.0]
+
+
+def test_a_part_of_an_expert_is_read_alone(tmp_path):
+    base, expert = tiny_bert(), fine_tuned(tiny_bert(), seed=1)
+    expert.save_pretrained(tmp_path)
+    read = []
+    with open_sources(base, {"x": tmp_path}) as sources:
+        whole, sources.expert_tensor = sources.expert_tensor, lambda task, name: read.append(name) or whole(task, name)
+        layer = expert_part(base, sources, "x", "encoder.layer.1")
+    assert_same(layer, expert.encoder.layer[1])
+    assert {name.rpartition(".layer.1.")[0] for name in read} == {"encoder"}
+
+
+def test_a_part_may_hold_a_tensor_by_its_second_name():
+    base = TiedModel()
+    expert = fine_tuned(base, seed=1)
+    with open_sources(base, {"x": expert}) as sources:
+        assert torch.equal(expert_part(base, sources, "x", "decoder").weight, expert.embedding.weight)
 
 
 def test_what_an_expert_does_not_have_is_the_bases():

@@ -15,9 +15,8 @@ def squared(model, read):
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     total = {name: torch.zeros_like(p, requires_grad=False) for name, p in parameters.items()}
     with Uses(parameters.values()) as uses:
-        scores = read(model)
-    for score in scores:
-        add_squared_gradients(score, parameters, uses, total)
+        scores = torch.stack(read(model))
+    add_squared_gradients(scores, parameters, uses, total)
     return total
 
 
@@ -88,6 +87,10 @@ def test_a_weight_may_be_used_in_any_way(table):
     assert bool(expected["table.weight"][0].any()) == ("padding_idx" not in table)
 
 
+def test_a_single_vector_has_no_rows():
+    assert_equal(nn.Linear(3, 2).double(), lambda model: list(model(torch.arange(3, dtype=torch.float64))))
+
+
 def test_scaled_products_are_left_to_autograd():
     weight = nn.Parameter(torch.randn(3, 2, dtype=torch.float64))
     model = nn.ParameterDict({"weight": weight})
@@ -100,7 +103,7 @@ def test_half_precision_is_squared_in_fp32():
     x = torch.full((1, 3), 2.0**-13, dtype=torch.float16)
     total = {name: torch.zeros(p.shape) for name, p in half.named_parameters()}
     with Uses(half.parameters()) as uses:
-        score = (half(x) * 3).sum()
+        score = (half(x) * 3).sum().view(1)
     add_squared_gradients(score, dict(half.named_parameters()), uses, total)
     assert torch.equal(total["weight"], torch.full((2, 3), 9 * 2.0**-26))  # below float16's smallest number
     assert total["bias"].tolist() == [9.0, 9.0]
@@ -109,7 +112,25 @@ def test_half_precision_is_squared_in_fp32():
 def test_inputs_that_are_changed_in_place_are_refused():
     weight, x = nn.Parameter(torch.ones(2, 2)), torch.ones(1, 2)
     with Uses([weight]) as uses:
-        score = F.linear(x, weight).sum()
+        score = F.linear(x, weight).sum().view(1)
     x += 1
     with pytest.raises(RuntimeError, match="must not be changed in place"):
         add_squared_gradients(score, {"weight": weight}, uses, {"weight": torch.zeros(2, 2)})
+
+
+class Doubling(torch.autograd.Function):
+    """An operation that differentiates one scalar at a time."""
+
+    @staticmethod
+    def forward(context, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(context, gradient):
+        assert gradient.dim() == 2
+        return 2 * gradient
+
+
+def test_operations_that_know_no_batches_of_gradients_are_differentiated_one_by_one():
+    model, x = nn.Linear(3, 11).double(), torch.randn(4, 3, dtype=torch.float64)
+    assert_equal(model, lambda model: list(Doubling.apply(model(x)).square().sum(dim=0)))

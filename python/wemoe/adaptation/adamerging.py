@@ -27,10 +27,10 @@ from wemoe.adaptation.loop import AdaptOptions, adapt
 from wemoe.adaptation.objectives import OBJECTIVES
 from wemoe.merging.rules import Sources, exact, open_sources
 from wemoe.merging.running import base_module, expert_module
-from wemoe.merging.ties import elect
-from wemoe.merging.transforms import check_density, trim
+from wemoe.merging.ties import elected_task_vectors
+from wemoe.merging.transforms import check_density
 from wemoe.predictions import Batch, Predict
-from wemoe.task_vectors import Model, TaskVector, floating_tensors, with_tensors
+from wemoe.task_vectors import Model, floating_tensors, with_tensors
 from wemoe.weights import Source
 from wemoe_ext import merge_weights
 
@@ -80,6 +80,7 @@ def adamerging(
         raise TypeError(
             f"adamerging takes the options of adapt, {list(AdaptOptions.__annotations__)}; found {sorted(unknown)}"
         )
+    _check(per, density, init_lambda)
     options = PUBLISHED | adapt_options
     objective = OBJECTIVES.get(options["objective"])
     with open_sources(base_model, expert_models) as sources:
@@ -117,13 +118,12 @@ def with_coefficients(
         ValueError: there is no expert, an expert does not fit the base, a tensor is not finite, `per` is unknown,
             `density` is not in (0, 1], `init_lambda` is not finite, or a file is damaged.
     """
+    _check(per, density, init_lambda)
     with open_sources(base_model, expert_models) as sources:
         return _with_coefficients(base_module(base_model, sources), sources, per, density, init_lambda)
 
 
 def _with_coefficients(base: Model, sources: Sources, per: str, density: float | None, init_lambda: float) -> Model:
-    _check(per, density, init_lambda)
-    sources.check()
     task_vectors = _task_vectors(sources, density)
     model = copy.deepcopy(base).requires_grad_(False)
     merges = _merges(model, sources, task_vectors, per, init_lambda)
@@ -195,16 +195,7 @@ def _task_vectors(sources: Sources, density: float | None) -> TaskVectors:
     """Return what gives, for a name, the task vectors of all experts: as they are, or as TIES has them."""
     if density is None:
         return lambda name: [sources.task_vector(task, name) for task in sources.experts]
-    elected = elect([_trimmed(sources, task, density) for task in sources.experts])
-    return lambda name: [tau.pop(name) for tau in elected]
-
-
-def _trimmed(sources: Sources, task: str, density: float) -> TaskVector:
-    """Return an expert's task vector, its parameters trimmed, its buffers whole."""
-    task_vector = {name: sources.task_vector(task, name) for name in sources.names}
-    return task_vector | trim(
-        {name: task_vector[name] for name in sources.names if name in sources.parameters}, density
-    )
+    return elected_task_vectors(sources, density)
 
 
 def _check(per: str, density: float | None, init_lambda: float) -> None:

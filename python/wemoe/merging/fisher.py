@@ -16,6 +16,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from wemoe.merging.rules import Sources, exact, open_sources
 from wemoe.merging.running import base_module, expert_module
@@ -34,7 +35,7 @@ from wemoe.task_vectors import Model, with_tensors
 from wemoe.weights import Source
 
 Estimator = Literal["exact", "published"]
-Scores = Callable[[Tensor], Iterator[Tensor]]  # logits [S, C] to scalars whose squared gradients are added up
+Scores = Callable[[Tensor], Tensor]  # logits [S, C] to numbers [K] whose squared gradients are added up
 
 
 def fisher(
@@ -79,16 +80,16 @@ def fisher(
         A new model of the base's class, in the base's dtype and on its device.
 
     Raises:
-        TypeError: `expert_models` is no sequence or mapping of modules, `batches` no mapping, or `predict` gives
-            something else than logits.
+        FileNotFoundError, ImportError: a source cannot be opened.
+        TypeError: `expert_models` is no sequence or mapping of sources, the base cannot be run, `batches` is no
+            mapping, or `predict` gives something else than logits.
         ValueError: there is no expert, an expert does not fit the base, a tensor is not finite, a task has no
-            batches, its Fisher information is zero or not finite, there is a single class, or an option is out of
-            its range.
+            batches, its Fisher information is zero or not finite, there is a single class, an option is out of its
+            range, or a file is damaged.
     """
     _check(estimator, max_outcomes, floor)
     with open_sources(base_model, expert_models) as sources:
         check_batches(batches, sources.experts, examples)
-        sources.check()
         base = base_module(base_model, sources)
         sums = _Sums(sources, normalize)
         for task in sources.experts:
@@ -124,8 +125,7 @@ def diagonal_fisher(
                 logits, _ = read_logits(predict(model, to_device(group, device), task), task)
             if logits.shape[-1] < 2:
                 raise ValueError(f"predict must give logits of two classes or more for task {task!r}; found one")
-            for score in scores(logits):
-                add_squared_gradients(score, parameters, uses, total)
+            add_squared_gradients(scores(logits), parameters, uses, total)
             samples += size
     if samples == 0:
         raise ValueError(f"batches[{task!r}] must hold at least one sample; found none")
@@ -148,24 +148,36 @@ def _groups(batches: Iterable[Batch], task: str, examples: int, split: bool) -> 
             return
 
 
-def _scores(max_outcomes: int, generator: torch.Generator, logits: Tensor) -> Iterator[Tensor]:
-    """Yield sqrt(p) log p of every position and class, or else the summed log p of sampled labels.
+def _scores(max_outcomes: int, generator: torch.Generator, logits: Tensor) -> Tensor:
+    """Return C - 1 scores of each position, in place of its C classes, or one of labels sampled for all positions.
 
     The gradients of log p at sampled labels have mean zero and are independent between positions, so that the square of
     their sum is, in expectation, the sum of their squares.
     """
     log_p = logits.log_softmax(dim=-1)
-    p = log_p.detach().exp()
     if log_p.numel() <= max_outcomes:
-        yield from (p.sqrt() * log_p).flatten()
-    else:
-        labels = torch.multinomial(p.cpu(), 1, generator=generator).to(log_p.device)  # [S, 1]
-        yield log_p.gather(-1, labels).sum()
+        return _reflected(log_p)
+    labels = torch.multinomial(log_p.detach().exp().cpu(), 1, generator=generator).to(log_p.device)  # [S, 1]
+    return log_p.gather(-1, labels).sum().view(1)
 
 
-def _published_scores(logits: Tensor) -> Iterator[Tensor]:
+def _reflected(log_p: Tensor) -> Tensor:
+    """Return scores [S * (C - 1)] whose squared gradients add up to those of the classes' sqrt(p) log p [S, C].
+
+    A reflection of the C gradients keeps the sum of their squares. They are orthogonal to sqrt(p), since the p(c | x)
+    add up to one: the reflection that takes sqrt(p) to an axis, here that of the largest p, leaves nothing on it.
+    """
+    root = log_p.detach().div(2).exp()
+    axis = F.one_hot(root.argmax(dim=-1), root.shape[-1])
+    normal = root + axis
+    scores = root * log_p
+    along = (normal * scores).sum(dim=-1, keepdim=True) / (1 + root.amax(dim=-1, keepdim=True))
+    return (scores - along * normal)[axis == 0]
+
+
+def _published_scores(logits: Tensor) -> Tensor:
     log_p = logits.log_softmax(dim=-1)
-    yield (log_p.detach().exp().sqrt() * log_p).sum()
+    return (log_p.detach().exp().sqrt() * log_p).sum().view(1)
 
 
 class _Sums:

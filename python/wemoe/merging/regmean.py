@@ -61,16 +61,18 @@ def regmean(
         A new model of the base's class, in the base's dtype and on its device.
 
     Raises:
-        TypeError: `expert_models` is no sequence or mapping of modules, or `batches` no mapping.
+        FileNotFoundError, ImportError: a source cannot be opened.
+        TypeError: `expert_models` is no sequence or mapping of sources, the base cannot be run, or `batches` is no
+            mapping.
         ValueError: there is no expert, an expert does not fit the base, a tensor is not finite, a task has no
-            batches, an input of a map is not finite, or an option is out of its range.
+            batches, an input of a map is not finite, an option is out of its range, or a file is damaged.
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must be in [0, 1]; found {alpha}")
     with open_sources(base_model, expert_models) as sources:
         check_batches(batches, sources.experts, examples)
-        rule = average_rule(sources)
         base = base_module(base_model, sources)
+        rule = average_rule(sources)
         averaged = with_tensors(base, ((name, rule(name)) for name in sources.names))
         maps = _Maps(averaged, sources)
         for task in sources.experts:

@@ -26,8 +26,10 @@ def base_module(base_model: Model | str | os.PathLike[str], sources: Sources) ->
 
     Raises:
         TypeError: it is neither.
-        ValueError: its configuration names no class of transformers, or a tensor is missing or not finite.
+        ValueError: base and experts do not fit, its configuration names no class of transformers, or a tensor is
+            missing or not finite.
     """
+    sources.check()
     if isinstance(base_model, nn.Module):
         return cast("Model", _merged_part(base_model, sources))
     folder = sources.base.folder
@@ -60,16 +62,34 @@ def expert_module(base: Model, sources: Sources, task: str) -> Model:
     Raises:
         ValueError: a tensor holds NaN or infinity.
     """
-    model = skeleton_of(base).eval()
-    names = sources.matching.experts[task]
-    for own, slot in zip(find_slots(base), find_slots(model), strict=True):
-        name = next((name for name in slot.names if name in names), None)
+    return cast("Model", expert_part(base, sources, task, ""))
+
+
+def expert_part(base: nn.Module, sources: Sources, task: str, path: str) -> nn.Module:
+    """Return one module of an expert, at a path in the base, as `expert_module` returns all of it.
+
+    Raises:
+        AttributeError: the base has no module at that path.
+        ValueError: a tensor holds NaN or infinity.
+    """
+    part = base.get_submodule(path)
+    copied = skeleton_of(part).eval()
+    prefix = f"{path}." if path else ""
+    for own, slot in zip(find_slots(part), find_slots(copied), strict=True):
+        name = _name_of(slot, prefix, sources, task)
         tensor = own.tensor.detach() if name is None else _like(own.tensor, sources.expert_tensor(task, name))
         if isinstance(own.tensor, nn.Parameter):
             slot.fill(tensor)
         elif name is not None:
             slot.fill(tensor.clone())
-    return model
+    return copied
+
+
+def _name_of(slot: Slot, prefix: str, sources: Sources, task: str) -> str | None:
+    """Return the name under which an expert's tensor is merged; None where the expert has no such tensor."""
+    aliases, known = sources.matching.aliases, sources.matching.experts[task]
+    names = (aliases.get(f"{prefix}{name}", f"{prefix}{name}") for name in slot.names)
+    return next((name for name in names if name in known), None)
 
 
 def _merged_part(model: nn.Module, sources: Sources) -> nn.Module:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 WEIGHT_AT = {F.linear: 1, torch.addmm: 2, F.embedding: 1}  # place of the weight among a function's arguments
 INPUTS_AT = {F.linear: 0, torch.addmm: 1, F.embedding: 0}
+TOGETHER = 8  # scalars that are differentiated at once: larger products, and memory for so many backwards
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,13 @@ class Use:
             return torch.zeros_like(like).index_copy_(0, rows, of_rows)
         if self.inputs._version != self.version:
             raise RuntimeError("what a linear map has received must not be changed in place before the gradients")
-        x, y = (tensor.flatten(0, -2).to(like.dtype) for tensor in (self.inputs, arriving))
+        x, y = (_rows(tensor.to(like.dtype)) for tensor in (self.inputs, arriving))
         return x.T @ y if self.kind is torch.addmm else y.T @ x
 
     def rows(self, arriving: Tensor) -> tuple[Tensor, Tensor]:
         """Return the rows [S] of a table that were read, and their gradients [S, D]."""
         rows, places = torch.unique(self.inputs.flatten(), return_inverse=True)
-        gradients = arriving.new_zeros(len(rows), arriving.shape[-1]).index_add_(0, places, arriving.flatten(0, -2))
+        gradients = arriving.new_zeros(len(rows), arriving.shape[-1]).index_add_(0, places, _rows(arriving))
         if self.padding is not None:
             gradients[rows == self.padding] = 0
         return rows, gradients
@@ -92,25 +94,41 @@ class Uses(TorchFunctionMode):
 
 
 def add_squared_gradients(
-    score: Tensor, parameters: Mapping[str, Tensor], uses: Uses, total: Mapping[str, Tensor]
+    scores: Tensor, parameters: Mapping[str, Tensor], uses: Uses, total: Mapping[str, Tensor]
 ) -> None:
-    """Add the squared gradients of a scalar.
+    """Add the squared gradients of several scalars.
 
     Args:
-        score: computed while `uses` was active; its graph is kept.
-        parameters: by name, what it is differentiated by.
+        scores: [K], computed while `uses` was active; their graph is kept.
+        parameters: by name, what each of them is differentiated by.
         uses: of these parameters.
         total: by the same names, what is added to, in any dtype.
     """
     noted = [(name, use) for name, parameter in parameters.items() for use in uses.of(parameter)]
-    leaves: Any = [*parameters.values(), *(use.output for _, use in noted)]
-    gradients = torch.autograd.grad(score, leaves, retain_graph=True, allow_unused=True)
-    arriving: dict[str, list[tuple[Use, Tensor]]] = {name: [] for name in parameters}
-    for (name, use), gradient in zip(noted, gradients[len(parameters) :], strict=True):
-        if gradient is not None:
-            arriving[name].append((use, gradient))
-    for (name, parts), direct in zip(arriving.items(), gradients[: len(parameters)], strict=True):
-        _add_square(total[name], direct, parts)
+    leaves = [*parameters.values(), *(use.output for _, use in noted)]
+    for some in torch.split(scores, TOGETHER):
+        gradients = _gradients(some, leaves)
+        arriving: dict[str, list[tuple[Use, Tensor]]] = {name: [] for name in parameters}
+        for (name, use), gradient in zip(noted, gradients[len(parameters) :], strict=True):
+            if gradient is not None:
+                arriving[name].append((use, gradient))
+        for (name, parts), direct in zip(arriving.items(), gradients[: len(parameters)], strict=True):
+            for k in range(len(some)):
+                own = [(use, gradient[k]) for use, gradient in parts]
+                _add_square(total[name], None if direct is None else direct[k], own)
+
+
+def _gradients(scores: Tensor, leaves: Any) -> list[Tensor | None]:
+    """Return the gradients of K scalars [K] by each leaf, [K, ...], None where there is none."""
+    grad = partial(torch.autograd.grad, inputs=leaves, retain_graph=True, allow_unused=True)
+    if len(scores) > 1:
+        each = torch.eye(len(scores), dtype=scores.dtype, device=scores.device)
+        try:
+            return list(grad(scores, grad_outputs=each, is_grads_batched=True))
+        except RuntimeError:  # an operation of the model cannot do several at once
+            pass
+    alone = [grad(score) for score in scores]
+    return [None if of_leaf[0] is None else torch.stack(of_leaf) for of_leaf in zip(*alone, strict=True)]
 
 
 def _add_square(squares: Tensor, direct: Tensor | None, parts: list[tuple[Use, Tensor]]) -> None:
@@ -125,6 +143,10 @@ def _add_square(squares: Tensor, direct: Tensor | None, parts: list[tuple[Use, T
     if gradients:
         gradient = gradients[0] if len(gradients) == 1 else torch.stack(gradients).sum(dim=0)
         squares.addcmul_(gradient, gradient)
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    return tensor.reshape(-1, tensor.shape[-1])
 
 
 def _is_plain(func: Any, kwargs: Mapping[str, Any]) -> bool:

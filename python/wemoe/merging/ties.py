@@ -15,19 +15,18 @@ them where not all of that is kept, and a last one merges. The majority is count
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from wemoe.merging.options import PerExpert, densities_of, weights_of
 from wemoe.merging.rules import MergeRows, RowRule, Rule, Sources, exact, merge
 from wemoe.merging.task_arithmetic import TaskRows
-from wemoe.merging.transforms import trim
 from wemoe.merging.trimming import Trimming, norm_ratios
-from wemoe.task_vectors import TaskVector, check_scaling, compute_task_vectors
+from wemoe.task_vectors import check_scaling
 from wemoe.weights import Rows
 
 MergeFunction = Literal["mean", "sum"]
@@ -109,15 +108,9 @@ def ties_rule(
     trimming = Trimming.of_models(sources, densities) if per == "model" else Trimming.of_tensors(sources, densities)
 
     def start(name: str) -> TaskRows:
-        keepers = trimming.keepers(name)
+        rows_of = _trimmed_rows(sources, trimming, name)
         scales = norm_ratios(sources, name, trimming.keepers(name)) if rescale else {}
-
-        def scaled(task: str, rows: Rows) -> Tensor:
-            tau = sources.task_vector(task, name, rows)
-            tau = keepers[task].keep(tau) if task in keepers else tau
-            return tau * (shares[task] * scales.get(task, 1.0))
-
-        return scaled
+        return lambda task, rows: rows_of(task, rows) * (shares[task] * scales.get(task, 1.0))
 
     mean = merge_func == "mean" if normalize is None else normalize
     return disjoint_rule(sources, start, scaling, shares, mean, per)
@@ -154,25 +147,13 @@ def disjoint_rule(
         mean: whether the merged entries are divided by the sum of their weights.
         per: whether a sum of zero elects the sign that most entries of the `model` have, or plus (`tensor`).
     """
-
-    def read(scaled: TaskRows, rows: Rows) -> list[Tensor]:
-        return [scaled(task, rows) for task in sources.experts]
-
-    @cache
-    def majority() -> int:
-        if per == "tensor":
-            return 1
-        signs = 0
-        for name in sources.names:
-            scaled = start(name)
-            signs += sum(_sum_of_signs(sum_tensors(read(scaled, rows))) for rows in sources.rows(name))
-        return _sign(signs)
+    majority = _majority(sources, start) if per == "model" else lambda: 1
 
     def begin(name: str) -> MergeRows:
         scaled = start(name)
 
         def merge_rows(rows: Rows) -> Tensor:
-            agreeing = _agreeing(read(scaled, rows), majority)
+            agreeing = _agreeing(_read(sources, scaled, rows), majority)
             merged = sum_tensors(agreeing)
             if mean:
                 merged /= _total_weight(agreeing, list(weights.values()))
@@ -183,29 +164,20 @@ def disjoint_rule(
     return RowRule(sources, begin)
 
 
-def trimmed_task_vectors(
-    base_model: nn.Module, experts: Mapping[str, nn.Module], density: float
-) -> dict[str, TaskVector]:
-    """Return the task vectors of checked experts, their parameters trimmed, their buffers whole."""
-    parameters = {name for name, _ in base_model.named_parameters()}
-    task_vectors = compute_task_vectors(base_model, experts)
-    return {task: tau | trim(_only(tau, parameters), density) for task, tau in task_vectors.items()}
+def elected_task_vectors(sources: Sources, density: float) -> Callable[[str], list[Tensor]]:
+    """Find what TIES makes of each expert's task vector: trimmed as a whole, without entries of another sign.
 
+    Args:
+        sources: checked.
+        density: share of each task vector's entries to keep before signs are elected.
 
-def elect(task_vectors: Sequence[Mapping[str, Tensor]]) -> list[TaskVector]:
-    """Zero the entries of T task vectors whose sign is not the elected one."""
-    majority = _sign(sum(_sum_of_signs(sum_of(task_vectors, name)) for name in task_vectors[0]))
-    result: list[TaskVector] = [{} for _ in task_vectors]
-    for name in task_vectors[0]:
-        agreeing = _agreeing([tau[name] for tau in task_vectors], lambda: majority)
-        for kept, tensor in zip(result, agreeing, strict=True):
-            kept[name] = tensor
-    return result
-
-
-def sum_of(task_vectors: Sequence[Mapping[str, Tensor]], name: str) -> Tensor:
-    """Return the sum of one tensor over T task vectors."""
-    return sum_tensors([tau[name] for tau in task_vectors])
+    Returns:
+        A function from a name to that tensor of all T task vectors, computed when it is asked for.
+    """
+    trimming = Trimming.of_models(sources, dict.fromkeys(sources.experts, density))
+    start = partial(_trimmed_rows, sources, trimming)
+    majority = _majority(sources, start)
+    return lambda name: _agreeing(_read(sources, start(name), ...), majority)
 
 
 def sum_tensors(tensors: Sequence[Tensor]) -> Tensor:
@@ -214,6 +186,35 @@ def sum_tensors(tensors: Sequence[Tensor]) -> Tensor:
     for tensor in tensors[1:]:
         total += tensor
     return total
+
+
+def _trimmed_rows(sources: Sources, trimming: Trimming, name: str) -> TaskRows:
+    """Return the function from task and rows to rows of trimmed task vectors, of parameters; buffers are whole."""
+    keepers = trimming.keepers(name)
+
+    def rows_of(task: str, rows: Rows) -> Tensor:
+        tau = sources.task_vector(task, name, rows)
+        return keepers[task].keep(tau) if task in keepers else tau
+
+    return rows_of
+
+
+def _read(sources: Sources, rows_of: TaskRows, rows: Rows) -> list[Tensor]:
+    return [rows_of(task, rows) for task in sources.experts]
+
+
+def _majority(sources: Sources, start: Callable[[str], TaskRows]) -> Callable[[], int]:
+    """Return what tells the sign that most entries of the summed task vectors have, once it is asked for."""
+
+    @cache
+    def majority() -> int:
+        signs = 0
+        for name in sources.names:
+            rows_of = start(name)
+            signs += sum(_sum_of_signs(sum_tensors(_read(sources, rows_of, rows))) for rows in sources.rows(name))
+        return _sign(signs)
+
+    return majority
 
 
 def _agreeing(tensors: Sequence[Tensor], majority: Callable[[], int]) -> list[Tensor]:
@@ -237,7 +238,3 @@ def _sum_of_signs(total: Tensor) -> int:
 
 def _sign(number: int) -> int:
     return (number > 0) - (number < 0)
-
-
-def _only(task_vector: TaskVector, names: Collection[str]) -> TaskVector:
-    return {name: tensor for name, tensor in task_vector.items() if name in names}
