@@ -16,13 +16,19 @@ from wemoe.cli import app
 from wemoe.data import minilm, text6
 from wemoe.heads import write_heads
 from wemoe.merge_config import read_config
+from wemoe.merged_folders import write_merged
+from wemoe.merging import RULES
+from wemoe.merging.rules import open_sources
 from wemoe.model_folders import load_model
 from wemoe.suites import load_suite
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Models, data, the configuration `config.yaml`, and what was merged: `routed`, `plain` and `bare` (no heads)."""
+    """Models, data, the configuration `config.yaml`, and what was merged: `routed`, `plain` and `bare` (no heads).
+
+    `written` is what `wemoe merge` writes.
+    """
     folder = text_folders(tmp_path_factory.mktemp("evaluate"))
     write_config(folder, text_settings(folder))
     suite = load_suite(read_config(folder / "config.yaml"))
@@ -32,6 +38,8 @@ def folder(tmp_path_factory):
     for name in ("plain", "bare"):
         plain.save_pretrained(folder / name)
     write_heads(suite.heads, folder / "plain")
+    with open_sources(folder / "base", {task: folder / task for task in LABELS}) as sources:
+        write_merged(folder / "written", sources, RULES["average"](sources), recipe={"merge_method": "linear"})
     return folder
 
 
@@ -61,7 +69,7 @@ def error_of(*arguments):
     return result.stderr
 
 
-@pytest.mark.parametrize("name", ["routed", "plain", "bare"])
+@pytest.mark.parametrize("name", ["routed", "plain", "bare", "written"])
 @pytest.mark.parametrize("part", ["validation", "test"])
 def test_a_model_is_scored_on_every_task(folder, suite, name, part):
     """The heads are the model's own, or where it has none those of the experts: the same ones here."""

@@ -137,6 +137,25 @@ def test_a_suite_is_adapted_on_and_merged_with(suite):
         assert suite.score(plain).keys() == suite.tasks.keys()
 
 
+@pytest.mark.parametrize("kind", ["bert", "clip", "gpt2", "vit"])
+def test_coefficients_are_learned_through_every_kind_of_head(kind):
+    """In training, AdaMerging's parameters are functions of its coefficients; heads read them as they are."""
+    models = headed_experts(kind)
+    base = fine_tuned(backbone(models["three"]), seed=3)
+    experts = {task: backbone(model) for task, model in models.items()}
+    heads = {task: task_head(model, base, task) for task, model in models.items()}
+    suite = Suite(base, experts, heads, {task: Task(3) for task in models})
+    batch = Batch(inputs_for(models["three"]), torch.arange(3))
+    streams = {task: [batch] for task in models}
+    options = {"steps": 2, "learning_rate": 0.1, "progress": False}
+    learned = wemoe.adamerging(base, experts, streams, suite.predict, **options)
+    start = wemoe.task_arithmetic(base, experts, scaling=0.3)
+    for task in models:
+        assert not torch.equal(suite.predict(learned, batch, task), suite.predict(start, batch, task))
+        headed = wemoe.with_head(learned, heads[task])
+        assert torch.equal(suite.predict(learned, batch, task), headed(**batch.inputs).logits)
+
+
 def test_streams_are_the_inputs_in_seeded_order(suite):
     for batches in (suite.streams(4, seed=1), suite.inputs("unlabeled", 4, seed=1), suite.inputs("train", 4, seed=1)):
         assert list(batches) == list(suite.tasks)
