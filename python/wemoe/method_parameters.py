@@ -7,7 +7,7 @@ functions of `wemoe`. A parameter of one model overrides that of all models.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -94,11 +94,9 @@ class Ties(Static):
 
     Attributes:
         trim: what is trimmed by itself: each `tensor`, as mergekit has it, or the whole `model`, as the paper has it.
-        rescale: must be false; trimmed task vectors keep their magnitude.
     """
 
     normalize: Flag = True
-    rescale: Annotated[Literal[False], Scalar] = False
     trim: Annotated[Literal["tensor", "model"], Scalar] = "tensor"
 
 
@@ -151,20 +149,17 @@ class AdaMerging(Adaptive):
     learning_rate: Rate = 1e-3
 
 
-class WEMoE(Adaptive):
+class Routed(Adaptive):
     """As of `wemoe.upcycle`, and of `wemoe.adapt` after it."""
 
     router_hidden_layers: Depth = 2
     batch_reduce: Flag = False
     task_vector_dtype: Annotated[Literal["float32", "bfloat16", "float16", "float64"], Scalar] | None = None
+    share_router: Flag | None = None
+    prune_ratio: Annotated[Number, Field(ge=0, lt=1)] | None = None
+    position_encoding: Flag = False
     objective: Objective = "match"
     learning_rate: Rate = 1e-4
-
-
-class EWEMoE(WEMoE):
-    """As of `wemoe.upcycle(method="e_wemoe")`, and of `wemoe.adapt` after it."""
-
-    prune_ratio: Annotated[Number, Field(ge=0, lt=1)] = 0.9
 
 
 PARAMETERS: dict[str, type[Parameters]] = {
@@ -176,11 +171,6 @@ PARAMETERS: dict[str, type[Parameters]] = {
     "fisher": Fisher,
     "regmean": RegMean,
     "adamerging": AdaMerging,
-    "wemoe": WEMoE,
-    "e_wemoe": EWEMoE,
+    "wemoe": Routed,
+    "e_wemoe": Routed,
 }
-
-
-def keywords(parameters: Parameters, *names: str) -> dict[str, Any]:
-    """Return parameters as keyword arguments: those named, or all of them."""
-    return parameters.model_dump(include=set(names) or None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
@@ -14,10 +15,13 @@ CARD_FILE = "README.md"
 _SEAL = "<!-- Written by wemoe; a file that is edited is never overwritten. sha256: {} -->\n"
 
 
-def card_text(config: RoutingConfig) -> str:
-    """Write the card of a routed model; its last line is a seal, by which an edited card is told."""
+def card_text(config: RoutingConfig, sections: Sequence[str] = ()) -> str:
+    """Write the card of a routed model, perhaps with more sections.
+
+    Its last line is a seal, by which an edited card is told.
+    """
     data = ModelCardData(library_name="wemoe", tags=["merge", "wemoe"], base_model=hub_names(config.provenance))
-    text = f"---\n{data.to_yaml()}\n---\n\n{_body(config)}"
+    text = f"---\n{data.to_yaml()}\n---\n\n{_body(config)}" + "".join(f"{section}\n\n" for section in sections)
     ModelCard(text)  # raises if the metadata could not be read back
     return sealed(text)
 
@@ -52,8 +56,7 @@ def _body(config: RoutingConfig) -> str:
     return f"""# {config.base_class} of {len(config.tasks)} merged experts
 
 One model of {len(config.tasks)} tasks: the weights of its MLPs are assembled for every sample by small routers, as
-the pre-trained weights plus weighted task vectors of the fine-tuned models (WEMoE,
-[arXiv 2402.00433](https://arxiv.org/abs/2402.00433)).
+the pre-trained weights plus weighted task vectors of the fine-tuned models ({_papers(config)}).
 
 ```python
 import wemoe
@@ -73,10 +76,24 @@ model = wemoe.from_pretrained("...")  # this folder, or this repository's name
 | base class | {config.base_class} |
 | initial routing weight | {config.init_lambda} |
 | router depth | {config.router_hidden_layers} |
-| routing weights averaged over the batch | {"yes" if config.batch_reduce else "no"} |
+| one router for all MLPs | {_yes_or_no(config.share_router)} |
+| router reads which block is asking | {_yes_or_no(config.position_encoding)} |
+| share of each task vector's entries that was removed | {config.prune_ratio} |
+| routing weights averaged over the batch | {_yes_or_no(config.batch_reduce)} |
 | wemoe | {config.wemoe_version} |
 
 """
+
+
+def _papers(config: RoutingConfig) -> str:
+    wemoe = "WEMoE, [arXiv 2402.00433](https://arxiv.org/abs/2402.00433)"
+    if not config.chosen():
+        return wemoe
+    return f"{wemoe};\nE-WEMoE, [arXiv 2410.21804](https://arxiv.org/abs/2410.21804)"
+
+
+def _yes_or_no(choice: bool) -> str:
+    return "yes" if choice else "no"
 
 
 def _sources(config: RoutingConfig) -> str:

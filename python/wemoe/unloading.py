@@ -18,15 +18,16 @@ from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from wemoe.heads import plain_class
-from wemoe.layers import RoutedLinear, RoutedMLP
+from wemoe.layers import RoutedMap, RoutedMLP
 from wemoe.mlps import LinearMap, parts_at
 from wemoe.models import find_blocks
 from wemoe.routed_classes import RoutedModule
 from wemoe.routers import ConstantRouter
 from wemoe.skeletons import skeleton_of, without_weights
+from wemoe.sparse_layers import SparseRoutedLinear
 from wemoe.task_vectors import check_range
 from wemoe.tensor_slots import find_shared, find_slots, share
-from wemoe_ext import merge_weights, unpack_task_vectors
+from wemoe_ext import expand_task_vectors, merge_weights, unpack_task_vectors
 
 RoutingWeights = Tensor | Sequence[float] | Mapping[str, Tensor | Sequence[float]]
 
@@ -55,8 +56,8 @@ def merge_and_unload(
     if not isinstance(model, RoutedModule):
         raise TypeError(f"model must be a routed model; found {type(model).__name__}")
     _check_in_memory(model)
-    routed = {path: module for path, module in model.named_modules() if isinstance(module, RoutedMLP)}
-    chosen = _constants(model, routed) if routing_weights is None else _given(model, routed, routing_weights)
+    routed = _routed_mlps(model)
+    chosen = routing_constants(model, routing_weights)
     plain = _skeleton(model, base_model)
     _share_alike(model, plain)
     _copy_rest(model, plain)
@@ -72,6 +73,20 @@ def merge_and_unload(
             if target is not None and layer is not None:
                 _fold(f"{name}.{piece}", target, layer, chosen[name])
     return plain.train(model.training)
+
+
+def routing_constants(model: RoutedModule, routing_weights: RoutingWeights | None = None) -> dict[str, Tensor]:
+    """Return by the path of each routed MLP the routing weights [T] that it is folded with.
+
+    Raises:
+        ValueError: as in `merge_and_unload`, of the routing.
+    """
+    routed = _routed_mlps(model)
+    return _constants(model, routed) if routing_weights is None else _given(model, routed, routing_weights)
+
+
+def _routed_mlps(model: nn.Module) -> dict[str, RoutedMLP]:
+    return {path: module for path, module in model.named_modules() if isinstance(module, RoutedMLP)}
 
 
 def _constants(model: RoutedModule, routed: Mapping[str, RoutedMLP]) -> dict[str, Tensor]:
@@ -132,7 +147,7 @@ def _share_alike(model: RoutedModule, plain: nn.Module) -> None:
     """Let the plain model hold once what the routed one does, outside its routed MLPs."""
     if isinstance(plain, PreTrainedModel):
         plain.tie_weights()
-    inside = [f"{path}." for path, module in model.named_modules() if isinstance(module, RoutedMLP)]
+    inside = [f"{path}." for path in _routed_mlps(model)]
     shared = find_shared(model)
     share(plain, {path: first for path, first in shared.items() if not path.startswith(tuple(inside))})
 
@@ -146,14 +161,22 @@ def _copy_rest(model: RoutedModule, plain: nn.Module) -> None:
             slot.fill(own[name].detach().clone())
 
 
-def _fold(path: str, target: LinearMap, layer: RoutedLinear, routing_weights: Tensor) -> None:
-    weight, task_vectors = layer.weight.detach(), layer.task_vectors.detach()
-    if layer.is_packed:
-        weight, task_vectors = unpack_task_vectors(weight, task_vectors)
-    merged = _merged(f"{path}.weight", weight, task_vectors, routing_weights)
+def _fold(path: str, target: LinearMap, layer: RoutedMap, routing_weights: Tensor) -> None:
+    merged = _merged(f"{path}.weight", *_plain(layer), routing_weights)
     target.weight = nn.Parameter(merged.T.contiguous() if isinstance(target, Conv1D) else merged)
     if layer.bias is not None and layer.task_biases is not None:
         target.bias = nn.Parameter(_merged(f"{path}.bias", layer.bias, layer.task_biases, routing_weights))
+
+
+def _plain(layer: RoutedMap) -> tuple[Tensor, Tensor]:
+    """Return the weight [F, D] of a layer and its task vectors [T, F, D]."""
+    if isinstance(layer, SparseRoutedLinear):
+        weight = layer.weight.detach()
+        packed = weight if layer.is_packed else layer.to_packed(weight)[0]
+        weight, task_vectors = unpack_task_vectors(packed, expand_task_vectors(layer.task_vectors))
+        return weight[: layer.out_features], task_vectors[:, : layer.out_features]
+    weight, task_vectors = layer.weight.detach(), layer.task_vectors.detach()
+    return unpack_task_vectors(weight, task_vectors) if layer.is_packed else (weight, task_vectors)
 
 
 def _merged(label: str, base: Tensor, task_vectors: Tensor, routing_weights: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from wemoe.routed_methods import check_prune_ratio, kept_entries
 from wemoe.task_vectors import TaskVector
 
 DIGIT = 16  # bits that one pass of the selection decides
@@ -57,14 +58,14 @@ def prune(tensor: Tensor, ratio: float) -> Tensor:
 
     Args:
         tensor: one tensor of a task vector, n entries of any floating-point dtype.
-        ratio: share to remove; int(ratio * n) entries are.
+        ratio: share to remove; n - 1 - floor(ratio * (n - 1)) entries are kept, and all of them at a ratio of 0
+            (`wemoe.routed_methods.kept_entries`).
 
     Raises:
         ValueError: `ratio` is not in [0, 1).
     """
-    if not 0 <= ratio < 1:
-        raise ValueError(f"ratio must be in [0, 1); found {ratio}")
-    (pruned,) = keep_largest([tensor], tensor.numel() - share_of(ratio, tensor.numel()))
+    check_prune_ratio(ratio)
+    (pruned,) = keep_largest([tensor], kept_entries(tensor.numel(), ratio))
     return pruned
 
 
