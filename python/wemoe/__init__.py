@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from wemoe.models import Family
     from wemoe.report import plot_first_choices, plot_routing, plot_routing_bars
     from wemoe.router_files import load_routers, save_routers
+    from wemoe.sweeping import Sweep, sweep
     from wemoe.trainer import RoutedTrainer
     from wemoe.upcycling import upcycle
 
@@ -41,6 +42,7 @@ _HOMES = {
     "RoutedMLP": "wemoe.layers",
     "RoutingSummary": "wemoe.inspection",
     "RoutedTrainer": "wemoe.trainer",
+    "Sweep": "wemoe.sweeping",
     "TaskHead": "wemoe.heads",
     "WeightEnsemblingMoE": "wemoe.drop_in",
     "adamerging": "wemoe.adaptation",
@@ -62,6 +64,7 @@ _HOMES = {
     "regmean": "wemoe.merging",
     "save_routers": "wemoe.router_files",
     "summarise_routing": "wemoe.inspection",
+    "sweep": "wemoe.sweeping",
     "task_arithmetic": "wemoe.merging",
     "ties": "wemoe.merging",
     "upcycle": "wemoe.upcycling",
@@ -76,6 +79,7 @@ __all__ = [
     "RoutedMLP",
     "RoutedTrainer",
     "RoutingSummary",
+    "Sweep",
     "TaskHead",
     "WeightEnsemblingMoE",
     "__version__",
@@ -98,6 +102,7 @@ __all__ = [
     "regmean",
     "save_routers",
     "summarise_routing",
+    "sweep",
     "task_arithmetic",
     "ties",
     "upcycle",
