@@ -148,7 +148,7 @@ def _save(folder: Path, bench: Bench, model: RoutedModule) -> None:
     reloaded = replace(bench, heads=heads)
     again = from_pretrained(folder / "model")
     for name, task in bench.tasks.items():
-        batch = next(sorted_batches(task.test.texts, 8))
+        batch = next(sorted_batches(task.test.samples, 8))
         with torch.inference_mode():
             if not torch.equal(bench.predict(model, batch, name), reloaded.predict(again, batch, name)):
                 raise RuntimeError(f"the reloaded model's logits must equal the saved one's; task {name!r} differs")
