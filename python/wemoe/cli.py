@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from wemoe import __version__
+from wemoe import __version__, compare_command
 from wemoe.architectures import ARCHITECTURES
 from wemoe.counting import Counts, count
 
@@ -102,6 +102,9 @@ def quickstart(seed: _Seed = 0, steps: _Steps = None, output: _Output = Path("ou
     from wemoe.quickstart import run
 
     run(seed=seed, steps=steps, output=output)
+
+
+app.command("compare")(compare_command.compare)
 
 
 def parse_tasks(text: str) -> list[int]:

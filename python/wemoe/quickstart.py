@@ -22,9 +22,9 @@ from wemoe import report
 from wemoe.comparison.answers import ExpertAnswers
 from wemoe.comparison.making import Made, Workshop
 from wemoe.comparison.rows import ROWS, Row
-from wemoe.comparison.running import Built, Scores, build, mean, score, summary
+from wemoe.comparison.running import build, mean, score, summary
 from wemoe.data import minilm, text6
-from wemoe.data.batches import Task, sorted_batches, tokenize_task
+from wemoe.data.batches import Task, tokenize_task
 from wemoe.data.cache import cache_folder
 from wemoe.experts import FineTuning, cached_expert
 from wemoe.files import check_writable, write_text
@@ -34,7 +34,7 @@ from wemoe.inspection import RoutingSummary, record_routing, summarise_routing
 from wemoe.loading import from_pretrained
 from wemoe.routed_classes import RoutedModule
 from wemoe.stopwatch import Stopwatch
-from wemoe.suites import Suite
+from wemoe.suites import Scores, Suite
 
 
 ADAPTED = {"wemoe_depth0": "wemoe_depth0_match", "wemoe": "wemoe_match", "wemoe_entropy": "wemoe_entropy"}
@@ -119,41 +119,40 @@ def run(
             name: tokenize_task(task, tokenizer, recipe.max_length) for name, task in (tasks or text6.load()).items()
         }
     suite = _prepare(model, tokenized, recipe, seed, watch)
-    shop = Workshop(suite, seed, ExpertAnswers(suite))
-    results: dict[str, Any] = {
-        "tasks": list(suite.tasks),
-        "methods": {},
-        "gap_closed": None,
-        "seed": seed,
+    results: dict[str, Any] = {"tasks": list(suite.tasks), "methods": {}, "seed": seed, "adaptation": {}}
+    merged, routing = _run_methods(suite, recipe.rows(), results, watch)
+    with watch.stage("save and reload"):
+        _save(folder, suite, merged)
+    results |= {
+        "gap_closed": report.gap_closed(results["methods"]),
         "timings": watch.seconds,
         "environment": collect(),
         "recipe": recipe.as_dict(),
-        "adaptation": {},
+        "routing": routing.as_dict(),
     }
-    for name, row in recipe.rows().items():
-        with watch.stage(name):
-            built = build(row, shop)
-            if name == "wemoe":
-                scores, routing = _score_with_routing(suite, built.made)
-            else:
-                scores = score(suite, built.made)
-        if name == "wemoe":
-            with watch.stage("save and reload"):
-                _save(folder, suite, cast("RoutedModule", next(iter(built.made.models.values()))))
-        _note(results, name, scores, built)
-    results["gap_closed"] = report.gap_closed(results["methods"])
-    results["routing"] = routing.as_dict()
     _report(folder, results, routing)
     return results
 
 
-def _note(results: dict[str, Any], name: str, scores: Scores, built: Built) -> None:
-    """Write a method's results down."""
-    results["methods"][name] = {"accuracy": scores, "average": mean(scores)}
-    if built.search:
-        results[f"{name}_validation"] = {str(point["scaling"]): point["validation"] for point in built.search}
-    if built.made.adaptation is not None:
-        results["adaptation"][name] = summary(built.made.adaptation)
+def _run_methods(
+    suite: Suite, rows: Mapping[str, Row], results: dict[str, Any], watch: Stopwatch
+) -> tuple[RoutedModule, RoutingSummary]:
+    """Make and score every method, and note its results; return the WEMoE with its routing weights."""
+    shop = Workshop(suite, results["seed"], ExpertAnswers(suite))
+    for name, row in rows.items():
+        with watch.stage(name):
+            built = build(row, shop)
+            if name == "wemoe":
+                merged = cast("RoutedModule", next(iter(built.made.models.values())))
+                scores, routing = _score_with_routing(suite, built.made)
+            else:
+                scores = score(suite, built.made)
+        results["methods"][name] = {"accuracy": scores, "average": mean(scores)}
+        if built.search:
+            results[f"{name}_validation"] = {str(point["scaling"]): point["validation"] for point in built.search}
+        if built.made.adaptation is not None:
+            results["adaptation"][name] = summary(built.made.adaptation)
+    return merged, routing
 
 
 def _score_with_routing(suite: Suite, made: Made) -> tuple[Scores, RoutingSummary]:
@@ -186,8 +185,8 @@ def _save(folder: Path, suite: Suite, model: RoutedModule) -> None:
     heads = {task: cast("nn.Linear", head) for task, head in load_heads(folder / "model").items()}
     reloaded = replace(suite, heads=heads)
     again = from_pretrained(folder / "model")
-    for name, task in suite.tasks.items():
-        batch = next(sorted_batches(task.test.samples, 8))
+    for name, batches in suite.inputs("test", 8, 0).items():
+        batch = next(iter(batches))
         with torch.inference_mode():
             if not torch.equal(suite.predict(model, batch, name), reloaded.predict(again, batch, name)):
                 raise RuntimeError(f"the reloaded model's logits must equal the saved one's; task {name!r} differs")

@@ -69,26 +69,32 @@ def check_data(suite: Suite, rows: Mapping[str, Row]) -> None:
 
 
 def _checked_options(row: str, own: Options, options: Options) -> dict[str, Any]:
-    for option, value in options.items():
+    for option in options:
         _check_known(option, own, f"methods.{row}", "option")
-        _check_kind(f"methods.{row}.{option}", own[option], value)
-    return {option: list(value) if _is_list(value) else value for option, value in options.items()}
+    return {option: _checked(f"methods.{row}.{option}", own[option], value) for option, value in options.items()}
 
 
-def _check_kind(path: str, own: Any, value: Any) -> None:
+def _checked(path: str, own: Any, value: Any) -> Any:
+    """A value of the kind of the row's own: text for text, and a number or a list of numbers for any of the two."""
     if isinstance(own, str):
         if not isinstance(value, str):
             raise ValueError(f"{path} must be text, {own!r} say; found {value!r}")
-    elif not (_is_number(value) or (_is_list(value) and len(value) > 0 and all(map(_is_number, value)))):
+        return value
+    is_list = isinstance(value, Sequence) and not isinstance(value, str)
+    numbers = [_number(member) for member in (value if is_list else [value])]
+    if None in numbers or not numbers:
         raise ValueError(f"{path} must be a number, or a list of numbers to search; found {value!r}")
+    return numbers if is_list else numbers[0]
 
 
-def _is_list(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _number(value: Any) -> int | float | None:
+    """A number, or one that is written as text, as YAML reads 1e-3; None for all else."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return None
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _check_known(name: str, known: Collection[str], where: str, kind: str) -> None:
