@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from wemoe.router_files import load_routers, save_routers
     from wemoe.sweeping import Sweep, sweep
     from wemoe.trainer import RoutedTrainer
+    from wemoe.unloading import merge_and_unload
     from wemoe.upcycling import upcycle
 
 __version__ = version("wemoe")
@@ -57,6 +58,7 @@ _HOMES = {
     "frozen_head": "wemoe.heads",
     "load_heads": "wemoe.heads",
     "load_routers": "wemoe.router_files",
+    "merge_and_unload": "wemoe.unloading",
     "plot_first_choices": "wemoe.report",
     "plot_routing": "wemoe.report",
     "plot_routing_bars": "wemoe.report",
@@ -95,6 +97,7 @@ __all__ = [
     "frozen_head",
     "load_heads",
     "load_routers",
+    "merge_and_unload",
     "plot_first_choices",
     "plot_routing",
     "plot_routing_bars",

@@ -178,6 +178,15 @@ def load_heads(
     file = locate(name, [HEADS_FILE], revision=revision, token=token, local_files_only=local_files_only) / HEADS_FILE
     if not file.is_file():
         raise FileNotFoundError(f"a checkpoint's heads need {str(file)!r}; found no such file")
+    return read_heads(file)
+
+
+def read_heads(file: Path) -> dict[str, nn.Linear | TaskHead]:
+    """Read a file of heads, as `load_heads` does.
+
+    Raises:
+        ValueError: the file is damaged, or holds something else.
+    """
     described = _read_descriptions(file)
     tensors: dict[str, dict[str, Tensor]] = {task: {} for task in described}
     for key, tensor in read_tensors(file).items():

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import cast
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from wemoe.data.batches import Batch, Labelled, Samples, ShuffledBatches, Task
+from wemoe.data import minilm, text6
+from wemoe.data.batches import Batch, Labelled, Samples, ShuffledBatches, Task, tokenize_task
+from wemoe.data.cache import cache_folder
+from wemoe.data.task_files import ALL_PARTS
 from wemoe.evaluation import evaluate
+from wemoe.experts import cached_expert
 from wemoe.head_shells import HeadShell, head_shell
 from wemoe.heads import TaskHead
 from wemoe.pooling import POOLINGS
 from wemoe.predictions import to_device
-from wemoe.task_config import Part
+from wemoe.stopwatch import Stopwatch
+from wemoe.suite_loading import SuiteSource, chosen_dtype, load_models, load_tasks
+from wemoe.task_config import FineTuning, Part
 
 Scores = dict[str, float]  # accuracy in [0, 1] by task
 
@@ -40,6 +48,16 @@ class Suite:
         default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
     )
 
+    def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> Suite:
+        """Move the models and linear heads to a device, in place, and convert the models where a dtype is given."""
+        models: list[nn.Module] = [self.base, *self.experts.values()]
+        for model in models:
+            model.to(device=device, dtype=dtype)
+        for head in self.heads.values():
+            if isinstance(head, nn.Linear):
+                head.to(device)
+        return self
+
     def predict(self, model: nn.Module, batch: Batch, task: str) -> Tensor:
         """Read a model for a task.
 
@@ -57,28 +75,48 @@ class Suite:
         batch = to_device(batch, next(model.parameters()).device)
         if isinstance(head, nn.Linear):
             features = POOLINGS[self.tasks[task].pooling](model, batch)
-            return head(features)  # type: ignore[no-any-return]
+            return head(features.to(head.weight.dtype))  # type: ignore[no-any-return]
         backbone = cast("PreTrainedModel", model)
         shells = self._shells.setdefault(backbone, {})
         if task not in shells or not shells[task].fits(backbone):
             shells[task] = head_shell(backbone, head)
         return shells[task].around(backbone)(**batch.inputs).logits  # type: ignore[no-any-return]
 
-    def score(self, model: nn.Module, tasks: Iterable[str] | None = None, part: Part = "test") -> Scores:
+    def score(
+        self, model: nn.Module, tasks: Iterable[str] | None = None, part: Part = "test", *, progress: bool = False
+    ) -> Scores:
         """Return a model's accuracy by task on one part of the data.
 
         Args:
             model: of the base's class, plain or routed.
             tasks: names; all by default.
             part: with labels.
+            progress: whether to show a progress bar for each task.
 
         Raises:
-            ValueError: a task has no such part.
+            ValueError: a task is unknown or has no such part.
         """
+        return evaluate(model, self.batches(tasks, part, progress=progress), self.predict)
+
+    def batches(
+        self, tasks: Iterable[str] | None = None, part: Part = "test", *, progress: bool = False
+    ) -> dict[str, Iterable[tuple[Batch, Tensor]]]:
+        """Return the labelled batches of one part by task, every sample once; arguments and errors as of `score`."""
         names = list(self.tasks if tasks is None else tasks)
+        unknown = [name for name in names if name not in self.tasks]
+        if unknown:
+            raise ValueError(f"tasks must be among the suite's, {list(self.tasks)}; found {unknown}")
         parts = {name: self._labelled(name, part) for name in names}
-        batches = {name: labelled.sorted_batches(self.tasks[name].batch_size) for name, labelled in parts.items()}
-        return evaluate(model, batches, self.predict)
+        sizes = {name: self.tasks[name].batch_size for name in names}
+        return {
+            name: tqdm(
+                labelled.sorted_batches(sizes[name]),
+                total=-(-len(labelled.samples) // sizes[name]),
+                desc=f"evaluate ({name})",
+                disable=not progress,
+            )
+            for name, labelled in parts.items()
+        }
 
     def streams(self, batch_size: int, seed: int) -> dict[str, ShuffledBatches]:
         """Return each task's unlabeled batches, to adapt on; see `inputs`."""
@@ -113,3 +151,61 @@ class Suite:
         if not isinstance(found, Labelled):
             raise ValueError(f"task {task!r} must have labelled {part} data; found none")
         return found
+
+
+def load_suite(
+    source: SuiteSource,
+    *,
+    device: str | torch.device = "cpu",
+    parts: Collection[Part] = ALL_PARTS,
+    watch: Stopwatch | None = None,
+) -> Suite:
+    """Load the suite that a configuration describes.
+
+    Args:
+        source: a built-in suite, or a base, experts and tasks of one's own (`SuiteSource`).
+        device: of the models.
+        parts: of the data, which are loaded.
+        watch: tells of what is loaded.
+
+    Returns:
+        The suite; its models are backbones in evaluation mode.
+
+    Raises:
+        OSError: a model or a file is missing.
+        ValueError: a model lacks tensors, a task has no head, or its data are not what they must be.
+    """
+    watch = watch or Stopwatch(lambda _: None)
+    if source.suite is None:
+        models = load_models(source, watch)
+        processor = cast("str", source.base_model)  # which `load_models` has checked
+        tasks, heads = load_tasks(source, models.base, models.heads, processor, parts, watch)
+        return Suite(models.base, models.experts, heads, tasks).to(device)
+    with watch.stage("load texts and base model"):
+        base, tokenizer = minilm.load()
+        texts = {name: tokenize_task(task, tokenizer, source.suite.max_length) for name, task in text6.load().items()}
+    suite = fine_tuned_suite(base, texts, source.suite.fine_tuning, source.seed, watch)
+    return suite.to(device, chosen_dtype(source))
+
+
+def fine_tuned_suite(
+    base: PreTrainedModel, tasks: dict[str, Task], how: FineTuning, seed: int, watch: Stopwatch
+) -> Suite:
+    """Make the experts and heads of a suite on its training data, or take them from the cache.
+
+    Args:
+        base: the pre-trained model; untouched.
+        tasks: with training data.
+        how: the recipe of fine-tuning.
+        seed: of fine-tuning.
+        watch: tells of each expert.
+
+    Raises:
+        ValueError: a task has no training data.
+    """
+    experts = {}
+    for name, task in tasks.items():
+        with watch.stage(f"expert: {name}"):
+            experts[name] = cached_expert(cache_folder() / "experts", name, base, task, how, seed)
+    models = {name: expert.model for name, expert in experts.items()}
+    return Suite(base, models, {name: expert.head for name, expert in experts.items()}, tasks)

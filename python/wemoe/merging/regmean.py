@@ -63,7 +63,7 @@ def regmean(
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must be in [0, 1]; found {alpha}")
     check_batches(batches, experts, examples)
-    averaged = average(base_model, experts)
+    averaged: Model = average(base_model, experts)
     weights = linear_weights(base_model)
     means = _maps(averaged, weights)
     regressions = {name: _Regression(mean) for name, mean in means.items()}

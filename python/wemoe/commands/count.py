@@ -1,0 +1,64 @@
+"""`wemoe count`: parameters of upcycled architectures, from shapes alone."""
+
+import json
+import re
+from typing import Annotated
+
+import typer
+
+from wemoe.architectures import ARCHITECTURES
+from wemoe.commands.options import Json
+from wemoe.counting import Counts
+from wemoe.counting import count as count_parameters
+
+_Architecture = Annotated[str, typer.Option(metavar="NAME", help=f"One of {', '.join(ARCHITECTURES)}.")]
+_Tasks = Annotated[str, typer.Option(help="Numbers of fine-tuned models: one (8), a range (1-8) or a list (1,3,5).")]
+_RouterLayers = Annotated[
+    int, typer.Option(metavar="N", help="Depth of the routers: 0 (a learned constant per MLP), 1 or 2.")
+]
+
+
+def count(
+    architecture: _Architecture,
+    tasks: _Tasks = "1-8",
+    router_layers: _RouterLayers = 2,
+    as_json: Json = False,
+) -> None:
+    """Count parameters from shapes alone.
+
+    Every MLP of the model is upcycled, everything else is merged once; no weights are needed. "saved"
+    compares the total with keeping all the fine-tuned models.
+    """
+    counts = [count_parameters(architecture, number, router_layers) for number in parse_tasks(tasks)]
+    if as_json:
+        settings = {"architecture": architecture, "router_layers": router_layers}
+        typer.echo(json.dumps([settings | row.as_dict() for row in counts], indent=2))
+    else:
+        typer.echo(f"WEMoE on {architecture}, router layers: {router_layers}\n\n{_table(counts)}")
+
+
+def parse_tasks(text: str) -> list[int]:
+    """Reads numbers of tasks: ``"8"``, ``"1-8"``, ``"1,3,5"`` or a mixture such as ``"1-3,8"``.
+
+    Raises:
+        ValueError: anything else, or a range that runs backwards.
+    """
+    numbers: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if first > last:
+            raise ValueError(f"--tasks must be a number (8), a range (1-8) or a list (1,3,5); found {text!r}")
+        numbers.extend(range(first, last + 1))
+    return numbers
+
+
+def _table(counts: list[Counts]) -> str:
+    names = ("tasks", "trainable", "percentage", "total", "static", "base_mlps", "task_vectors", "saved")
+    rows = [names] + [tuple(_cell(getattr(row, name)) for name in names) for row in counts]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.rjust, row, widths)) for row in rows)
+
+
+def _cell(number: int | float) -> str:
+    return f"{number:,}" if isinstance(number, int) else f"{number:.2f} %"
