@@ -86,7 +86,7 @@ def test_debug_lets_the_error_through(option, variable):
 
 
 def test_a_defect_keeps_its_traceback(monkeypatch):
-    monkeypatch.setattr("wemoe.commands.count.count_parameters", lambda *_: {}["missing"])
+    monkeypatch.setattr("wemoe.commands.count.count_parameters", lambda *_, **_choices: {}["missing"])
     assert isinstance(run("count", "--architecture", "minilm-l6").exception, KeyError)
 
 

@@ -315,6 +315,21 @@ def test_methods_that_read_data_take_the_keywords_of_their_functions(method):
     assert set(PARAMETERS[method].model_fields) - {"batch_size"} <= known
 
 
+EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=[path.stem for path in EXAMPLES])
+def test_examples_are_read(path):
+    found = read_config(path)
+    if path.stem not in ("mergekit", "compare"):
+        assert found.merge_method == path.stem
+    assert found.notes == ()
+
+
+def test_every_method_has_an_example():
+    assert {path.stem for path in EXAMPLES} == PARAMETERS.keys() | {"mergekit", "compare"}
+
+
 def test_a_configuration_is_read_without_torch(tmp_path):
     (tmp_path / "merge.yaml").write_text(MERGEKIT_FILE)
     program = (

@@ -148,6 +148,19 @@ def test_task_vectors_of_another_dtype_are_folded_too():
         torch.testing.assert_close(found, model(**inputs).last_hidden_state, atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("width", [24, 16])  # 24 is no multiple of a line of the packed layout
+def test_sparse_task_vectors_and_a_shared_router_are_folded_too(width, tmp_path):
+    base = tiny_bert(intermediate_size=width)
+    model = routed(base, method="e_wemoe")
+    inputs = inputs_of(base)
+    plain = wemoe.merge_and_unload(model)
+    with torch.inference_mode():
+        # as above
+        expected = model(**inputs).last_hidden_state
+        torch.testing.assert_close(plain(**inputs).last_hidden_state, expected, atol=2e-5, rtol=1e-4)
+    assert plain.state_dict().keys() == base.state_dict().keys()
+
+
 @pytest.mark.parametrize("family", ["openclip, batch first", "openclip, tokens first"])
 def test_a_base_of_another_class_is_unloaded_into_an_instance_of_it(family):
     tiny = FAMILIES[family]

@@ -14,8 +14,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from wemoe.heads import TaskHead, backbone_path, head_tensors, plain_class
-from wemoe.layers import RoutedLinear
 from wemoe.models import Family, find_blocks
+from wemoe.packed_layers import PackedLinear
 from wemoe.routed_classes import RoutedBlock, RoutedModel
 from wemoe.upcycling import absent_children, as_routed
 
@@ -120,7 +120,7 @@ def _plain_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
     return {
         f"{path}.{name}": tuple(parameter.shape)
         for path, child in module.named_modules()
-        if not isinstance(child, RoutedLinear)
+        if not isinstance(child, PackedLinear)
         for name, parameter in child.named_parameters(recurse=False)
     }
 

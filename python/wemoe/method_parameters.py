@@ -151,20 +151,17 @@ class AdaMerging(Adaptive):
     learning_rate: Rate = 1e-3
 
 
-class WEMoE(Adaptive):
+class Routed(Adaptive):
     """As of `wemoe.upcycle`, and of `wemoe.adapt` after it."""
 
     router_hidden_layers: Depth = 2
     batch_reduce: Flag = False
     task_vector_dtype: Annotated[Literal["float32", "bfloat16", "float16", "float64"], Scalar] | None = None
+    share_router: Flag | None = None
+    prune_ratio: Annotated[Number, Field(ge=0, lt=1)] | None = None
+    position_encoding: Flag = False
     objective: Objective = "match"
     learning_rate: Rate = 1e-4
-
-
-class EWEMoE(WEMoE):
-    """As of `wemoe.upcycle(method="e_wemoe")`, and of `wemoe.adapt` after it."""
-
-    prune_ratio: Annotated[Number, Field(ge=0, lt=1)] = 0.9
 
 
 PARAMETERS: dict[str, type[Parameters]] = {
@@ -176,8 +173,8 @@ PARAMETERS: dict[str, type[Parameters]] = {
     "fisher": Fisher,
     "regmean": RegMean,
     "adamerging": AdaMerging,
-    "wemoe": WEMoE,
-    "e_wemoe": EWEMoE,
+    "wemoe": Routed,
+    "e_wemoe": Routed,
 }
 
 

@@ -47,8 +47,7 @@ def _body(config: RoutingConfig) -> str:
     return f"""# {config.base_class} of {len(config.tasks)} merged experts
 
 One model of {len(config.tasks)} tasks: the weights of its MLPs are assembled for every sample by small routers, as
-the pre-trained weights plus weighted task vectors of the fine-tuned models (WEMoE,
-[arXiv 2402.00433](https://arxiv.org/abs/2402.00433)).
+the pre-trained weights plus weighted task vectors of the fine-tuned models ({_papers(config)}).
 
 ```python
 import wemoe
@@ -68,10 +67,24 @@ model = wemoe.from_pretrained("...")  # this folder, or this repository's name
 | base class | {config.base_class} |
 | initial routing weight | {config.init_lambda} |
 | router depth | {config.router_hidden_layers} |
-| routing weights averaged over the batch | {"yes" if config.batch_reduce else "no"} |
+| one router for all MLPs | {_yes_or_no(config.share_router)} |
+| router reads which block is asking | {_yes_or_no(config.position_encoding)} |
+| share of each task vector's entries that was removed | {config.prune_ratio} |
+| routing weights averaged over the batch | {_yes_or_no(config.batch_reduce)} |
 | wemoe | {config.wemoe_version} |
 
 """
+
+
+def _papers(config: RoutingConfig) -> str:
+    wemoe = "WEMoE, [arXiv 2402.00433](https://arxiv.org/abs/2402.00433)"
+    if not config.chosen():
+        return wemoe
+    return f"{wemoe};\nE-WEMoE, [arXiv 2410.21804](https://arxiv.org/abs/2410.21804)"
+
+
+def _yes_or_no(choice: bool) -> str:
+    return "yes" if choice else "no"
 
 
 def _sources(config: RoutingConfig) -> str:

@@ -146,15 +146,6 @@ def with_tensors(base_model: Model, tensors: Iterable[tuple[str, Tensor]]) -> Mo
     return model
 
 
-def add_task_vector(base_model: Model, task_vector: Mapping[str, Tensor], scaling: float) -> Model:
-    """Return a new model theta_0 + scaling * task vector."""
-    base = floating_tensors(base_model)
-    return with_tensors(
-        base_model,
-        ((name, exact_tensor(base[name], tau.device) + scaling * tau) for name, tau in task_vector.items()),
-    )
-
-
 def stack_task_vectors(base: Tensor, experts: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
     """Stack the task vectors of one parameter.
 

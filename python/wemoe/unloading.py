@@ -18,15 +18,16 @@ from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from wemoe.heads import plain_class
-from wemoe.layers import RoutedLinear, RoutedMLP
+from wemoe.layers import RoutedMap, RoutedMLP
 from wemoe.mlps import LinearMap, parts_at
 from wemoe.models import find_blocks
 from wemoe.routed_classes import RoutedModule
 from wemoe.routers import ConstantRouter
 from wemoe.skeletons import skeleton_of, without_weights
+from wemoe.sparse_layers import SparseRoutedLinear
 from wemoe.task_vectors import check_range
 from wemoe.tensor_slots import find_shared, find_slots, share
-from wemoe_ext import merge_weights, unpack_task_vectors
+from wemoe_ext import expand_task_vectors, merge_weights, unpack_task_vectors
 
 RoutingWeights = Tensor | Sequence[float] | Mapping[str, Tensor | Sequence[float]]
 
@@ -146,14 +147,22 @@ def _copy_rest(model: RoutedModule, plain: nn.Module) -> None:
             slot.fill(own[name].detach().clone())
 
 
-def _fold(path: str, target: LinearMap, layer: RoutedLinear, routing_weights: Tensor) -> None:
-    weight, task_vectors = layer.weight.detach(), layer.task_vectors.detach()
-    if layer.is_packed:
-        weight, task_vectors = unpack_task_vectors(weight, task_vectors)
-    merged = _merged(f"{path}.weight", weight, task_vectors, routing_weights)
+def _fold(path: str, target: LinearMap, layer: RoutedMap, routing_weights: Tensor) -> None:
+    merged = _merged(f"{path}.weight", *_plain(layer), routing_weights)
     target.weight = nn.Parameter(merged.T.contiguous() if isinstance(target, Conv1D) else merged)
     if layer.bias is not None and layer.task_biases is not None:
         target.bias = nn.Parameter(_merged(f"{path}.bias", layer.bias, layer.task_biases, routing_weights))
+
+
+def _plain(layer: RoutedMap) -> tuple[Tensor, Tensor]:
+    """Return the weight [F, D] of a layer and its task vectors [T, F, D]."""
+    if isinstance(layer, SparseRoutedLinear):
+        weight = layer.weight.detach()
+        packed = weight if layer.is_packed else layer.to_packed(weight)[0]
+        weight, task_vectors = unpack_task_vectors(packed, expand_task_vectors(layer.task_vectors))
+        return weight[: layer.out_features], task_vectors[:, : layer.out_features]
+    weight, task_vectors = layer.weight.detach(), layer.task_vectors.detach()
+    return unpack_task_vectors(weight, task_vectors) if layer.is_packed else (weight, task_vectors)
 
 
 def _merged(label: str, base: Tensor, task_vectors: Tensor, routing_weights: Tensor) -> Tensor:

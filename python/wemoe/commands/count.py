@@ -10,31 +10,45 @@ from wemoe.architectures import ARCHITECTURES
 from wemoe.commands.options import Json
 from wemoe.counting import Counts
 from wemoe.counting import count as count_parameters
+from wemoe.routed_methods import ROUTED_METHODS
 
 _Architecture = Annotated[str, typer.Option(metavar="NAME", help=f"One of {', '.join(ARCHITECTURES)}.")]
 _Tasks = Annotated[str, typer.Option(help="Numbers of fine-tuned models: one (8), a range (1-8) or a list (1,3,5).")]
 _RouterLayers = Annotated[
     int, typer.Option(metavar="N", help="Depth of the routers: 0 (a learned constant per MLP), 1 or 2.")
 ]
+_Method = Annotated[str, typer.Option(metavar="NAME", help=f"One of {', '.join(ROUTED_METHODS)}.")]
+_PruneRatio = Annotated[
+    float | None, typer.Option(metavar="SHARE", help="Share of each task vector's entries removed; e_wemoe: 0.9.")
+]
+_PositionEncoding = Annotated[
+    bool, typer.Option("--position-encoding", help="Let e_wemoe's shared router read which block is asking.")
+]
 
 
 def count(
     architecture: _Architecture,
     tasks: _Tasks = "1-8",
+    method: _Method = "wemoe",
     router_layers: _RouterLayers = 2,
+    prune_ratio: _PruneRatio = None,
+    position_encoding: _PositionEncoding = False,
     as_json: Json = False,
 ) -> None:
     """Count parameters from shapes alone.
 
     Every MLP of the model is upcycled, everything else is merged once; no weights are needed. "saved"
-    compares the total with keeping all the fine-tuned models.
+    compares the total with keeping all the fine-tuned models. "kept" counts what pruning leaves of the task vectors,
+    "kept_total" the model without the rest; "total" counts what is pruned too, as published tables do.
     """
-    counts = [count_parameters(architecture, number, router_layers) for number in parse_tasks(tasks)]
+    choices = {"method": method, "prune_ratio": prune_ratio, "position_encoding": position_encoding}
+    counts = [count_parameters(architecture, number, router_layers, **choices) for number in parse_tasks(tasks)]
     if as_json:
-        settings = {"architecture": architecture, "router_layers": router_layers}
+        settings = {"architecture": architecture, "router_layers": router_layers, **choices}
         typer.echo(json.dumps([settings | row.as_dict() for row in counts], indent=2))
     else:
-        typer.echo(f"WEMoE on {architecture}, router layers: {router_layers}\n\n{_table(counts)}")
+        title = {"wemoe": "WEMoE", "e_wemoe": "E-WEMoE"}[method]
+        typer.echo(f"{title} on {architecture}, router layers: {router_layers}\n\n{_table(counts)}")
 
 
 def parse_tasks(text: str) -> list[int]:
@@ -54,8 +68,10 @@ def parse_tasks(text: str) -> list[int]:
 
 
 def _table(counts: list[Counts]) -> str:
-    names = ("tasks", "trainable", "percentage", "total", "static", "base_mlps", "task_vectors", "saved")
-    rows = [names] + [tuple(_cell(getattr(row, name)) for name in names) for row in counts]
+    names = ["tasks", "trainable", "percentage", "total", "static", "base_mlps", "task_vectors", "saved"]
+    if any(row.kept < row.task_vectors for row in counts):
+        names += ["kept", "kept_total"]
+    rows = [tuple(names)] + [tuple(_cell(getattr(row, name)) for name in names) for row in counts]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.rjust, row, widths)) for row in rows)
 

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 
 from wemoe.merging.average import average, average_rule
-from wemoe.merging.dare import dare_linear, dare_ties
+from wemoe.merging.dare import dare_linear, dare_linear_rule, dare_ties, dare_ties_rule
 from wemoe.merging.fisher import fisher
 from wemoe.merging.regmean import regmean
 from wemoe.merging.rules import Rule
 from wemoe.merging.task_arithmetic import task_arithmetic, task_arithmetic_rule
-from wemoe.merging.ties import ties
+from wemoe.merging.ties import ties, ties_rule
 
 # every method that gives a plain model: a function of `wemoe` of this name, with (base_model, expert_models, ...)
 METHODS = {
@@ -26,6 +26,9 @@ METHODS = {
 RULES: dict[str, Callable[..., Rule]] = {
     "average": average_rule,
     "task_arithmetic": task_arithmetic_rule,
+    "ties": ties_rule,
+    "dare_linear": dare_linear_rule,
+    "dare_ties": dare_ties_rule,
 }
 
 __all__ = ["METHODS", "RULES", "average", "dare_linear", "dare_ties", "fisher", "regmean", "task_arithmetic", "ties"]

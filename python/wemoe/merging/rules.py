@@ -199,10 +199,10 @@ def _merged_module(base_model: nn.Module, sources: Sources, rule: Rule) -> nn.Mo
 
 
 def _merged_state(sources: Sources, rule: Rule) -> dict[str, Tensor]:
-    matching = sources.matching
+    matching, merged = sources.matching, frozenset(sources.names)
     state: dict[str, Tensor] = {}
     for name, own in matching.base.items():
-        if name in sources.names:
+        if name in merged:
             state[name] = torch.empty_like(sources.hollow(name), device=sources.device_of(name))
             _write(rule, name, state[name])
         else:
