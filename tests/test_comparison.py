@@ -84,7 +84,9 @@ def test_parameters_are_those_of_all_models_that_are_needed(finished):
     assert rows["adamerging_layer_entropy"]["parameters"] == base
     assert rows["individual"]["parameters"] == 2 * base
     mlps = 2 * (2 * 16 * 24 + 16 + 24)  # two layers of two linear maps
-    assert rows["wemoe_depth0_match"]["parameters"] == base + 2 * mlps + 2 * 2  # task vectors; a constant a task and MLP
+    assert (
+        rows["wemoe_depth0_match"]["parameters"] == base + 2 * mlps + 2 * 2
+    )  # task vectors; a constant a task and MLP
     assert rows["wemoe_depth0_match"]["trained_parameters"] == 2 * 2
     assert rows["adamerging_task_match"]["trained_parameters"] == 2
     assert rows["adamerging_layer_match"]["trained_parameters"] == 2 * tensors

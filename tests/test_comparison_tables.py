@@ -94,9 +94,11 @@ def test_the_chart_has_a_line_a_method_and_a_mark_an_objective(drawn, tmp_path):
     (axes,) = drawn.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["TIES", "WEMoE"]
     marks = {line.get_label(): (list(line.get_xdata()), line.get_ydata()) for line in axes.lines}
-    assert marks["learned, match"] == ([78.0], [1]) and marks["learned, entropy"] == ([64.0], [1])
+    assert marks["learned, match"] == ([78.0], [1])
+    assert marks["learned, entropy"] == ([64.0], [1])
     assert marks["static"] == ([60.0], [0])
-    assert marks["individual experts"][0] == [80.0, 80.0] and marks["pre-trained"][0] == [50.0, 50.0]
+    assert marks["individual experts"][0] == [80.0, 80.0]
+    assert marks["pre-trained"][0] == [50.0, 50.0]
     assert [text.get_text() for text in axes.texts] == ["60.0", "78.0"]
     with Image.open(tmp_path / "comparison.png") as image:
         image.verify()

@@ -7,6 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from wemoe import __version__
+from wemoe.commands.compare import compare
 from wemoe.commands.count import count
 from wemoe.commands.info import info
 from wemoe.commands.quickstart import quickstart
@@ -54,7 +55,7 @@ def _options(version: _Version = False, debug: _Debug = False) -> None:
     """Merge fine-tuned transformers into one model that assembles each sample's own weights."""
 
 
-for _command in (count, info, quickstart):
+for _command in (compare, count, info, quickstart):
     app.command()(_command)
 
 

@@ -24,9 +24,7 @@ from wemoe.comparison.making import Made, Workshop
 from wemoe.comparison.rows import ROWS, Row
 from wemoe.comparison.running import build, mean, score, summary
 from wemoe.data import minilm, text6
-from wemoe.data.batches import Task, tokenize_task
-from wemoe.data.cache import cache_folder
-from wemoe.experts import FineTuning, cached_expert
+from wemoe.data.batches import tokenize_task
 from wemoe.files import check_writable, write_text
 from wemoe.heads import load_heads
 from wemoe.info import collect
@@ -34,8 +32,8 @@ from wemoe.inspection import RoutingSummary, record_routing, summarise_routing
 from wemoe.loading import from_pretrained
 from wemoe.routed_classes import RoutedModule
 from wemoe.stopwatch import Stopwatch
-from wemoe.suites import Scores, Suite
-
+from wemoe.suites import Scores, Suite, fine_tuned_suite
+from wemoe.task_config import FineTuning
 
 ADAPTED = {"wemoe_depth0": "wemoe_depth0_match", "wemoe": "wemoe_match", "wemoe_entropy": "wemoe_entropy"}
 """The adapted methods, and the rows of a comparison that they are."""
@@ -118,7 +116,7 @@ def run(
         tokenized = {
             name: tokenize_task(task, tokenizer, recipe.max_length) for name, task in (tasks or text6.load()).items()
         }
-    suite = _prepare(model, tokenized, recipe, seed, watch)
+    suite = fine_tuned_suite(model, tokenized, recipe.fine_tuning, seed, watch)
     results: dict[str, Any] = {"tasks": list(suite.tasks), "methods": {}, "seed": seed, "adaptation": {}}
     merged, routing = _run_methods(suite, recipe.rows(), results, watch)
     with watch.stage("save and reload"):
@@ -163,16 +161,6 @@ def _score_with_routing(suite: Suite, made: Made) -> tuple[Scores, RoutingSummar
         with record_routing(model) as records[task]:
             scores |= suite.score(model, [task])
     return scores, summarise_routing(records, list(suite.experts))
-
-
-def _prepare(base: PreTrainedModel, tasks: dict[str, Task], recipe: Recipe, seed: int, watch: Stopwatch) -> Suite:
-    """Make the experts or take them from the cache."""
-    experts = {}
-    for name, task in tasks.items():
-        with watch.stage(f"expert: {name}"):
-            experts[name] = cached_expert(cache_folder() / "experts", name, base, task, recipe.fine_tuning, seed)
-    models, heads = ({name: getattr(expert, part) for name, expert in experts.items()} for part in ("model", "head"))
-    return Suite(base, models, heads, tasks)
 
 
 def _save(folder: Path, suite: Suite, model: RoutedModule) -> None:

@@ -36,8 +36,7 @@ def run(config: MergeConfig, output: str | os.PathLike[str], resume: bool = Fals
     settings.rows()  # unknown ones are told before experts are loaded or made
     check_writable(output)
     watch = Stopwatch(typer.echo)
-    with watch.stage("load the suite"):
-        suite = load_suite(config)
+    suite = load_suite(config, watch=watch)
     origin = config.model_dump(mode="json", include={"suite", "base_model", "models", "tasks", "dtype"})
     results = compare(suite, settings, output, watch=watch, origin=origin, resume=resume)
     typer.echo("\n" + tables.terminal(results))

@@ -82,15 +82,27 @@ def adamerged(shop: Workshop, *, per: str, init_lambda: float, density: float | 
     return _for_all(shop, fold_coefficients(suite.base, model), _trained(model), done)
 
 
-def routed(shop: Workshop, *, init_lambda: float, router_hidden_layers: int, **adaptation: Any) -> Made:
-    """Upcycle to a WEMoE with per-sample routing and adapt its routers."""
-    return _upcycled(shop, {"init_lambda": init_lambda, "router_hidden_layers": router_hidden_layers}, adaptation)
-
-
-def _upcycled(shop: Workshop, how: Mapping[str, Any], adaptation: Mapping[str, Any]) -> Made:
+def routed(
+    shop: Workshop,
+    *,
+    init_lambda: float,
+    router_hidden_layers: int,
+    method: str = "wemoe",
+    prune_ratio: float | None = None,
+    **adaptation: Any,
+) -> Made:
+    """Upcycle to a WEMoE or an E-WEMoE with per-sample routing and adapt its routers."""
     with torch.random.fork_rng():
         torch.manual_seed(shop.seed)  # of the routers' initial values
-        model = upcycle(shop.suite.base, shop.suite.experts, progress=False, **how)
+        model = upcycle(
+            shop.suite.base,
+            shop.suite.experts,
+            method=method,
+            init_lambda=init_lambda,
+            router_hidden_layers=router_hidden_layers,
+            prune_ratio=prune_ratio,
+            progress=False,
+        )
     done = _adapt(shop, model, **adaptation)
     return _for_all(shop, model, _trained(model), done)
 

@@ -119,8 +119,8 @@ def _check_outputs(expected: Mapping[str, Tensor], first: Mapping[str, Tensor], 
     for task, logits in first.items():
         if logits.shape != expected[task].shape or not logits.isfinite().all() or not torch.equal(logits, second[task]):
             raise RuntimeError(
-                f"the logits of task {task!r} must be finite, of the base's shape {tuple(expected[task].shape)}, and the "
-                f"same in each run; found {tuple(logits.shape)}"
+                f"the logits of task {task!r} must be finite, of the base's shape {tuple(expected[task].shape)}, and "
+                f"the same in each run; found {tuple(logits.shape)}"
             )
 
 

@@ -109,4 +109,12 @@ ROWS: Mapping[str, Row] = {
     **_learned("wemoe_depth0", "WEMoE, depth 0", making.routed, _rates(1e-2, 1e-3, 1e-3), router_hidden_layers=0),
     **_learned("wemoe_depth1", "WEMoE, depth 1", making.routed, {"match": 3e-3}, router_hidden_layers=1),
     **_learned("wemoe", "WEMoE", making.routed, _rates(3e-3, 1e-4, 1e-4), router_hidden_layers=2),
+    **_learned(
+        "e_wemoe",
+        "E-WEMoE",
+        partial(making.routed, method="e_wemoe"),
+        _rates(3e-3, 1e-4, 1e-4),
+        router_hidden_layers=2,
+        prune_ratio=0.9,
+    ),
 }
