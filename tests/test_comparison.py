@@ -15,7 +15,7 @@ from wemoe.comparison.running import build, score
 from wemoe.stopwatch import Stopwatch
 from wemoe.suites import Suite
 
-REPRESENTATIVES = ["fisher", "regmean", "task_arithmetic", "dare_ties", "adamerging_layer_pp_infomax", "wemoe_match"]
+REPRESENTATIVES = ["fisher", "regmean", "task_arithmetic", "dare_ties", "adamerging_pp_infomax", "wemoe_match"]
 
 
 def run(output, suite=None, resume=False, steps=2, **settings):
@@ -81,7 +81,7 @@ def test_parameters_are_those_of_all_models_that_are_needed(finished):
     base = sum(parameter.numel() for parameter in tiny_suite().base.parameters())
     tensors = sum(1 for _ in tiny_suite().base.parameters())
     assert rows["pretrained"]["parameters"] == rows["ties"]["parameters"] == base
-    assert rows["adamerging_layer_entropy"]["parameters"] == base
+    assert rows["adamerging_entropy"]["parameters"] == base
     assert rows["individual"]["parameters"] == 2 * base
     mlps = 2 * (2 * 16 * 24 + 16 + 24)  # two layers of two linear maps
     assert (
@@ -89,7 +89,7 @@ def test_parameters_are_those_of_all_models_that_are_needed(finished):
     )  # task vectors; a constant a task and MLP
     assert rows["wemoe_depth0_match"]["trained_parameters"] == 2 * 2
     assert rows["adamerging_task_match"]["trained_parameters"] == 2
-    assert rows["adamerging_layer_match"]["trained_parameters"] == 2 * tensors
+    assert rows["adamerging_match"]["trained_parameters"] == 2 * tensors
 
 
 def test_a_search_takes_the_best_on_validation_data(finished):

@@ -87,7 +87,7 @@ ROWS: Mapping[str, Row] = {
     "pretrained": Row("pre-trained", "reference", making.pretrained, {}),
     "individual": Row("individual experts", "reference", making.individual, {}),
     "average": _static("simple average", merging.average),
-    "fisher": _on_inputs("Fisher", merging.fisher, examples=64, max_outcomes=4, batch_size=8),
+    "fisher": _on_inputs("Fisher", merging.fisher, examples=128, max_outcomes=4, batch_size=8),
     "regmean": _on_inputs("RegMean", merging.regmean, alpha=[0.1, 0.6, 0.9], examples=256, batch_size=8),
     "task_arithmetic": _static("task arithmetic", merging.task_arithmetic, scaling=[0.1, 0.15, 0.2, 0.25, 0.3, 0.4]),
     "ties": _static("TIES", merging.ties, density=0.2, merge_func="mean", scaling=[0.4, 0.7, 1.0, 1.3, 1.6]),
@@ -97,9 +97,9 @@ ROWS: Mapping[str, Row] = {
         "DARE, TIES", merging.dare_ties, density=0.5, merge_func="mean", scaling=[0.25, 0.5, 0.75, 1.0, 1.3]
     ),
     **_learned("adamerging_task", "AdaMerging, task-wise", making.adamerged, _rates(1e-2, 1e-3, 1e-3), per="task"),
-    **_learned("adamerging_layer", "AdaMerging, layer-wise", making.adamerged, _rates(1e-2, 1e-3, 1e-3), per="layer"),
+    **_learned("adamerging", "AdaMerging, layer-wise", making.adamerged, _rates(1e-2, 1e-3, 1e-3), per="layer"),
     **_learned(
-        "adamerging_layer_pp",
+        "adamerging_pp",
         "AdaMerging++, layer-wise",
         making.adamerged,
         _rates(1e-2, 1e-3, 1e-3),

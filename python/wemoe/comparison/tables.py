@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 MEASURED = (
@@ -15,25 +15,30 @@ MEASURED = (
 
 
 def terminal(results: Mapping[str, Any]) -> str:
-    """Lay the results out as text: one row a line, aligned."""
-    rows = _cells(results, lambda name, row: name)
+    """Lay the results out as text: one row a line, aligned, in as few columns of text as they need."""
+    tasks = [task[:6] for task in results["tasks"]]
+    head = ["", *tasks, "avg", "norm.", "params", "trained", "MB", "s", "infer."]
+    rows = [head] + [[name, *_values(row, results["tasks"])] for name, row in results["rows"].items()]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+    lines = [" ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
     return "\n".join([heading(results), "", *lines])
 
 
 def markdown(results: Mapping[str, Any]) -> str:
     """Lay the results out as a Markdown document."""
-    head, *rows = _cells(results, lambda name, row: name + _searched(row))
+    tasks = results["tasks"]
+    head = ["method", *tasks, "average", "normalised", "parameters", "trained", "memory, MB", "time, s", "inference"]
+    rows = [[name + _searched(row), *_values(row, tasks)] for name, row in results["rows"].items()]
     lines = [_line(head), _line(["---"] + ["---:"] * (len(head) - 1)), *map(_line, rows)]
     return "\n".join([f"# {heading(results)}", "", _machine(results), "", *lines, "", MEASURED, ""])
 
 
 def heading(results: Mapping[str, Any]) -> str:
     """One line that says what was compared, in how many steps of adaptation, with which seed."""
+    merges = sum(row["kind"] != "reference" for row in results["rows"].values())
     steps = sorted({row["options"]["steps"] for row in results["rows"].values() if "steps" in row["options"]})
     adaptation = f"{' or '.join(map(str, steps))} steps of adaptation" if steps else "no adaptation"
-    return f"{len(results['rows'])} methods on {len(results['tasks'])} tasks: {adaptation}, seed {results['seed']}"
+    return f"{merges} merges of {len(results['tasks'])} experts: {adaptation}, seed {results['seed']}"
 
 
 def _machine(results: Mapping[str, Any]) -> str:
@@ -45,12 +50,6 @@ def _machine(results: Mapping[str, Any]) -> str:
     )
 
 
-def _cells(results: Mapping[str, Any], name_of: Callable[[str, Mapping[str, Any]], str]) -> list[list[str]]:
-    tasks = results["tasks"]
-    head = ["method", *tasks, "avg", "norm.", "params", "trained", "memory", "time", "infer."]
-    return [head] + [[name_of(name, row), *_values(row, tasks)] for name, row in results["rows"].items()]
-
-
 def _values(row: Mapping[str, Any], tasks: Sequence[str]) -> list[str]:
     return [
         *(_percent(row["accuracy"][task]) for task in tasks),
@@ -59,8 +58,8 @@ def _values(row: Mapping[str, Any], tasks: Sequence[str]) -> list[str]:
         _count(row["parameters"]),
         _count(row["trained_parameters"]),
         _megabytes(row["peak_memory"]),
-        f"{row['seconds']['making']:.1f} s",
-        f"{row['inference_cost']:.2f}x",
+        f"{row['seconds']['making']:.1f}",
+        f"{row['inference_cost']:.2f}",
     ]
 
 
@@ -86,4 +85,4 @@ def _count(number: int) -> str:
 
 
 def _megabytes(size: int | None) -> str:
-    return "-" if size is None else f"{size / 10**6:.0f} MB"
+    return "-" if size is None else f"{size / 10**6:.0f}"
