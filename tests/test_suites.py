@@ -31,13 +31,13 @@ from tiny_texts import tiny_base, tiny_tasks
 from wemoe.data import minilm, text6
 from wemoe.data.batches import Batch, Labelled, Task, Texts, tokenize_task
 from wemoe.data.tables import read_rows
-from wemoe.experts import FineTuning
 from wemoe.heads import task_head, write_heads
 from wemoe.merge_config import parse_config
 from wemoe.model_folders import backbone_of, load_base, load_model
 from wemoe.stopwatch import Stopwatch
 from wemoe.stored_weights import open_stored
 from wemoe.suites import Suite, fine_tuned_suite, load_suite
+from wemoe.task_config import FineTuning
 
 
 @pytest.fixture(scope="module")
