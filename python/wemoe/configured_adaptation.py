@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from wemoe.checkpoints import read_checkpoint
 from wemoe.configured_merge import Config, Merged, merge, score_on_test_data, settings_of
 from wemoe.configured_models import adapt_model
 from wemoe.files import check_writable
@@ -16,7 +17,6 @@ from wemoe.merge_config import MergeConfig
 from wemoe.merged_folders import CARRIED
 from wemoe.method_parameters import Routed
 from wemoe.repositories import locate
-from wemoe.routed_classes import RoutedModule
 from wemoe.routed_folders import write_routed
 from wemoe.suites import load_suite
 
@@ -54,19 +54,17 @@ def adapt(
     if model is None:
         return merge(settings, output, device=device, progress=progress, tell=tell)
     check_writable(Path(output).absolute().parent)
+    folder = locate(model, ["config.json", *CARRIED], revision=None, token=None, local_files_only=False)
+    _check_tasks(settings, read_checkpoint(folder).config)
     routed = from_pretrained(model, progress=progress, device_map=device)
-    _check_tasks(settings, routed)
     suite = load_suite(settings, device=device or "cpu")
     adapt_model(settings, suite, routed, progress)
     accuracy = score_on_test_data(suite, routed)
-    folder = locate(model, list(CARRIED), revision=None, token=None, local_files_only=False)
     write_routed(output, routed, suite.heads, folder, recipe=settings.recipe(), metrics={"test accuracy": accuracy})
     return Merged(Path(output), accuracy=accuracy)
 
 
-def _check_tasks(config: MergeConfig, model: RoutedModule) -> None:
-    tasks = model.routing_config.tasks
-    if config.suite is None and set(config.experts) != set(tasks):
-        raise ValueError(
-            f"models: must have the tasks of the routed model, {list(tasks)}; found {list(config.experts)}"
-        )
+def _check_tasks(config: MergeConfig, routing: RoutingConfig) -> None:
+    tasks, found = list(routing.tasks), list(config.experts)
+    if config.suite is None and set(found) != set(tasks):
+        raise ValueError(f"models: must have the tasks of the routed model, {tasks}; found {found}")

@@ -80,7 +80,7 @@ def merge(
     with ExitStack() as stack:
         suite = load_suite(settings, device=device or "cpu") if settings.suite is not None else None
         sources = stack.enter_context(_open(settings, suite, device))
-        report = preflight(sources)
+        report = preflight(sources, dtype=_dtype(settings))
         tell(str(report))
         report.raise_if_broken()
         if suite is None and (type(settings.parameters).reads_data or settings.sweep):
@@ -99,7 +99,7 @@ def check(config: Config, device: str | torch.device | None = None) -> Report | 
     if settings.suite is not None:
         return None
     with _open(settings, None, device) as sources:
-        return preflight(sources)
+        return preflight(sources, dtype=_dtype(settings))
 
 
 def settings_of(config: Config) -> MergeConfig:
@@ -109,13 +109,9 @@ def settings_of(config: Config) -> MergeConfig:
         FileNotFoundError: there is no such file.
         ValueError: something in it is wrong, or it names no method.
     """
-    if isinstance(config, Mapping):
-        config = parse_config(config)
-    elif not isinstance(config, MergeConfig):
-        config = read_config(config)
-    if config.merge_method is None:
-        raise ValueError("merge_method: must be given, `ties` say; `wemoe methods` lists them")
-    return config
+    if isinstance(config, MergeConfig):
+        return parse_config(config.recipe(), to_merge=True) if config.merge_method is None else config
+    return parse_config(config, to_merge=True) if isinstance(config, Mapping) else read_config(config, to_merge=True)
 
 
 @contextmanager

@@ -180,31 +180,40 @@ class MergeConfig(Section):
         return zip(task_names(self.models), self.models, strict=True)
 
 
-def read_config(path: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None) -> MergeConfig:
+def read_config(
+    path: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None, *, to_merge: bool = False
+) -> MergeConfig:
     """Read and check a configuration file.
 
     Args:
         path: of a YAML file; paths in it are relative to its folder.
         overrides: by key, what is put in the place of what the file says; where both are mappings, key by key.
+        to_merge: whether it must name a method.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is no YAML (the message names line and column), or something in it is wrong; one line for each
             problem, which names its key.
     """
-    return parse_config(_overridden(read_yaml(path), overrides or {}), Path(path).absolute().parent)
+    content = _overridden(read_yaml(path), overrides or {})
+    return parse_config(content, Path(path).absolute().parent, to_merge=to_merge)
 
 
-def parse_config(content: Mapping[str, Any], folder: str | os.PathLike[str] = "") -> MergeConfig:
+def parse_config(
+    content: Mapping[str, Any], folder: str | os.PathLike[str] = "", *, to_merge: bool = False
+) -> MergeConfig:
     """Check a configuration that was read already.
 
     Args:
         content: what the file holds.
         folder: what relative paths are relative to; the current one by default.
+        to_merge: as in `read_config`.
 
     Raises:
         ValueError: as in `read_config`.
     """
+    if to_merge and content.get("merge_method") is None:
+        raise ValueError("merge_method: must be given, `ties` say; `wemoe methods` lists them")
     kind = config_class(content.get("merge_method"))
     try:
         return kind.model_validate(dict(content), context={"folder": folder})

@@ -11,6 +11,7 @@ from huggingface_hub import ModelCardData
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from wemoe.checkpoints import read_checkpoint
 from wemoe.config import RoutingConfig
 from wemoe.files import check_writable, replacing_files
 from wemoe.heads import HEADS_FILE
@@ -20,7 +21,7 @@ from wemoe.merged_folders import WEIGHTS_GLOB as PLAIN_WEIGHTS_GLOB
 from wemoe.model_card import CARD_FILE, cell, hub_names, may_write_card, sealed, sources_table
 from wemoe.repositories import locate
 from wemoe.saving import WEIGHTS_GLOB
-from wemoe.unloading import RoutingWeights, merge_and_unload, routing_constants
+from wemoe.unloading import RoutingWeights, check_depth, merge_and_unload, routing_constants
 
 
 def unload_folder(
@@ -47,9 +48,12 @@ def unload_folder(
     """
     target = Path(output)
     check_writable(target.absolute().parent)
-    source = locate(checkpoint, [*CARRIED, HEADS_FILE], revision=None, token=None, local_files_only=False)
+    patterns = ["config.json", *CARRIED, HEADS_FILE]
+    source = locate(checkpoint, patterns, revision=None, token=None, local_files_only=False)
     if target.exists() and source.exists() and target.samefile(source):
         raise ValueError(f"output must be a folder of its own; found that of the routed model, {str(target)!r}")
+    if routing_weights is None:
+        check_depth(read_checkpoint(source).config)
     model = from_pretrained(checkpoint, progress=progress)
     constants = routing_constants(model, routing_weights)
     plain = merge_and_unload(model, constants)

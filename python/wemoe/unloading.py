@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from wemoe.config import RoutingConfig
 from wemoe.heads import plain_class
 from wemoe.layers import RoutedMap, RoutedMLP
 from wemoe.mlps import LinearMap, parts_at
@@ -89,17 +90,23 @@ def _routed_mlps(model: nn.Module) -> dict[str, RoutedMLP]:
     return {path: module for path, module in model.named_modules() if isinstance(module, RoutedMLP)}
 
 
+def check_depth(config: RoutingConfig) -> None:
+    """Check that routing weights are constants.
+
+    Raises:
+        ValueError: they depend on the input.
+    """
+    if config.router_hidden_layers:
+        raise ValueError(
+            "model must have routers of depth 0, whose routing weights are constants; found depth "
+            f"{config.router_hidden_layers}, which reads its input. Give routing_weights, the mean of recorded ones "
+            "say, to put constants in its place"
+        )
+
+
 def _constants(model: RoutedModule, routed: Mapping[str, RoutedMLP]) -> dict[str, Tensor]:
-    depth = model.routing_config.router_hidden_layers
-    found = {}
-    for path, mlp in routed.items():
-        if not isinstance(mlp.router, ConstantRouter):
-            raise ValueError(
-                f"model must have routers of depth 0, whose routing weights are constants; found depth {depth}, which "
-                "reads its input. Give routing_weights, the mean of recorded ones say, to put constants in its place"
-            )
-        found[path] = mlp.router.weight.detach()
-    return found
+    check_depth(model.routing_config)
+    return {path: cast("ConstantRouter", mlp.router).weight.detach() for path, mlp in routed.items()}
 
 
 def _given(model: RoutedModule, routed: Mapping[str, RoutedMLP], given: RoutingWeights) -> dict[str, Tensor]:

@@ -30,7 +30,7 @@ def adapt(
     from wemoe.configured_adaptation import adapt as run
     from wemoe.merge_config import read_config
 
-    settings = read_config(config, overrides(seed=seed, steps=steps))
+    settings = read_config(config, overrides(seed=seed, steps=steps), to_merge=True)
     adapted = run(settings, output, model=model, device=device, tell=typer.echo)
     for task, accuracy in adapted.accuracy.items():
         typer.echo(f"{task}: {accuracy:.2%} on test data")

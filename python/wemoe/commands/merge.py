@@ -35,7 +35,7 @@ def merge(
     from wemoe.configured_merge import check, merge
     from wemoe.merge_config import read_config
 
-    settings = read_config(config, overrides(dtype, seed, parse_sweep(sweep or []), steps))
+    settings = read_config(config, overrides(dtype, seed, parse_sweep(sweep or []), steps), to_merge=True)
     if output is None or dry_run:
         report = check(settings, device)
         if report is None:
