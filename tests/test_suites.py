@@ -2,18 +2,16 @@
 
 import copy
 import gc
-import json
 import weakref
 from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 from transformers import (
     AutoTokenizer,
-    BertForMaskedLM,
     BertForSequenceClassification,
     BertModel,
     GPT2Config,
@@ -23,21 +21,20 @@ from transformers import (
 )
 
 import wemoe
-from headed import HEADED, backbone, headed_experts, inputs_for, with_labels
+from headed import backbone, headed_experts, inputs_for, with_labels
 from models import fine_tuned, randomised, tiny_bert, tiny_vit
 from task_folders import LABELS, image_folders, image_settings, text_folders, text_settings, write_jsonl
-from tiny_families import FAMILIES
 from tiny_texts import tiny_base, tiny_tasks
 from wemoe.data import minilm, text6
 from wemoe.data.batches import Batch, Labelled, Task, Texts, tokenize_task
 from wemoe.data.tables import read_rows
-from wemoe.experts import FineTuning
 from wemoe.heads import task_head, write_heads
 from wemoe.merge_config import parse_config
-from wemoe.model_folders import backbone_of, load_base, load_model
+from wemoe.model_folders import load_model
 from wemoe.stopwatch import Stopwatch
 from wemoe.stored_weights import open_stored
 from wemoe.suites import Suite, fine_tuned_suite, load_suite
+from wemoe.task_config import FineTuning
 
 
 @pytest.fixture(scope="module")
@@ -137,13 +134,32 @@ def test_a_suite_is_adapted_on_and_merged_with(suite):
         assert suite.score(plain).keys() == suite.tasks.keys()
 
 
+@pytest.mark.parametrize("kind", ["bert", "clip", "gpt2", "vit"])
+def test_coefficients_are_learned_through_every_kind_of_head(kind):
+    """In training, AdaMerging's parameters are functions of its coefficients; heads read them as they are."""
+    models = headed_experts(kind)
+    base = fine_tuned(backbone(models["three"]), seed=3)
+    experts = {task: backbone(model) for task, model in models.items()}
+    heads = {task: task_head(model, base, task) for task, model in models.items()}
+    suite = Suite(base, experts, heads, {task: Task(3) for task in models})
+    batch = Batch(inputs_for(models["three"]), torch.arange(3))
+    streams = {task: [batch] for task in models}
+    options = {"steps": 2, "learning_rate": 0.1, "progress": False}
+    learned = wemoe.adamerging(base, experts, streams, suite.predict, **options)
+    start = wemoe.task_arithmetic(base, experts, scaling=0.3)
+    for task in models:
+        assert not torch.equal(suite.predict(learned, batch, task), suite.predict(start, batch, task))
+        headed = wemoe.with_head(learned, heads[task])
+        assert torch.equal(suite.predict(learned, batch, task), headed(**batch.inputs).logits)
+
+
 def test_streams_are_the_inputs_in_seeded_order(suite):
     for batches in (suite.streams(4, seed=1), suite.inputs("unlabeled", 4, seed=1), suite.inputs("train", 4, seed=1)):
         assert list(batches) == list(suite.tasks)
         for task, found in batches.items():
             expected = suite.streams(4, seed=1)[task]
             assert [batch.rows.tolist() for batch in found] == [batch.rows.tolist() for batch in expected]
-            assert sorted(row for batch in found for row in batch.rows.tolist()) == list(range(10))
+            assert sorted(row for batch in found for row in batch.rows.tolist()) == list(range(20))
 
 
 # --- heads, made once -----------------------------------------------------------------------------------------------
@@ -391,67 +407,7 @@ def test_a_head_that_is_not_there_is_refused(folder, tmp_path):
         load_suite(parse_config(bare_settings(folder, tmp_path, heads), folder))
 
 
-# --- strict loading -------------------------------------------------------------------------------------------------
-
-
-def damaged(folder, target, change):
-    """A copy of a model's folder with other tensors."""
-    target.mkdir()
-    (target / "config.json").write_bytes((folder / "config.json").read_bytes())
-    tensors = load_file(folder / "model.safetensors")
-    change(tensors)
-    save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
-    return str(target)
-
-
-def test_no_weight_is_random(folder, tmp_path):
-    def without(name):
-        return lambda tensors: tensors.pop(name)
-
-    lacking = damaged(folder / "colours", tmp_path / "a", without("classifier.bias"))
-    message = r"the expert must have every tensor of its class, BertForSeq.*; missing: \['classifier.bias'\]"
-    with pytest.raises(ValueError, match=message):
-        load_model(lacking, "the expert")
-    base = damaged(folder / "base", tmp_path / "b", without("pooler.dense.weight"))
-    with pytest.raises(ValueError, match=r"every tensor of the backbone, BertModel; missing: \['bert.pooler.dense.we"):
-        load_base(base, load_model(str(folder / "colours"), "x"))
-
-
-def test_weights_of_other_shapes_are_refused(folder, tmp_path):
-    def change(tensors):
-        tensors["classifier.bias"] = torch.zeros(5)
-
-    with pytest.raises(ValueError, match="the expert must fit its own configuration; found: "):
-        load_model(damaged(folder / "colours", tmp_path / "a", change), "the expert")
-
-
-def test_a_configuration_must_name_a_class(folder, tmp_path):
-    nameless = damaged(folder / "colours", tmp_path / "a", lambda _: None)
-    config = json.loads((tmp_path / "a" / "config.json").read_text())
-    (tmp_path / "a" / "config.json").write_text(json.dumps(config | {"architectures": None}))
-    with pytest.raises(ValueError, match=r"the expert must name a model class of transformers .*; found \[\]"):
-        load_model(nameless, "the expert")
-    file = str(folder / "colours" / "model.safetensors")
-    with pytest.raises(ValueError, match=r"the expert must be the folder of a model, .* found the file '.*safetensors"):
-        load_model(file, "the expert")
-
-
-def test_a_base_may_have_another_head(folder, tmp_path):
-    """A base that was trained to fill masks gives the backbone, with the pooler that its files hold."""
-    base, tokenizer = tiny_base()
-    pretrained = BertForMaskedLM(base.config)
-    pretrained.bert = base
-    pretrained.save_pretrained(tmp_path / "base")
-    tokenizer.save_pretrained(tmp_path / "base")
-    found = load_base(str(tmp_path / "base"), load_model(str(folder / "colours"), "x"))
-    assert type(found) is BertModel
-    assert all(torch.equal(value, base.state_dict()[name]) for name, value in found.state_dict().items())
-
-
-def test_a_base_of_another_architecture_is_refused(folder, tmp_path):
-    tiny_vit().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="base_model must have the experts' backbone, BertModel; found ViTModel"):
-        load_base(str(tmp_path), load_model(str(folder / "colours"), "x"))
+# --- models of other kinds --------------------------------------------------------------------------------------------
 
 
 def test_an_adapter_is_loaded_as_the_model_that_it_makes_of_the_base(folder, tmp_path, monkeypatch):
@@ -476,15 +432,6 @@ def test_an_adapter_is_loaded_as_the_model_that_it_makes_of_the_base(folder, tmp
         torch.equal(value, expected[f"bert.{name}"]) for name, value in suite.experts["colours"].state_dict().items()
     )
     assert suite.experts["colours"].config.name_or_path == str(tmp_path / "adapter")
-
-
-def test_a_model_has_one_backbone():
-    for make in HEADED.values():
-        model = make(2)
-        assert backbone_of(model)[1] is backbone(model)
-        assert backbone_of(backbone(model)) == (None, backbone(model))
-    with pytest.raises(ValueError, match=r"T5ForConditionalGeneration has \['encoder', 'decoder'\]"):
-        backbone_of(FAMILIES["t5"].make())
 
 
 def test_models_come_in_the_dtype_that_is_asked_for(folder):

@@ -8,6 +8,7 @@ from typer.core import TyperGroup
 
 from wemoe import __version__
 from wemoe.commands.adapt import adapt
+from wemoe.commands.compare import compare
 from wemoe.commands.count import count
 from wemoe.commands.evaluate import evaluate
 from wemoe.commands.info import info
@@ -59,7 +60,7 @@ def _options(version: _Version = False, debug: _Debug = False) -> None:
     """Merge fine-tuned transformers into one model that assembles each sample's own weights."""
 
 
-for _command in (merge, adapt, evaluate, unload, methods, quickstart, count, info):
+for _command in (merge, adapt, evaluate, compare, unload, methods, quickstart, count, info):
     app.command()(_command)
 
 

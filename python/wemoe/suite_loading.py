@@ -24,29 +24,31 @@ Head = nn.Linear | TaskHead
 
 
 class SuiteSource(Protocol):
-    """What a configuration says of a suite: a built-in one, or models and tasks of one's own.
-
-    Attributes:
-        suite: the built-in one.
-        base_model: folder or repository of the base.
-        experts: by task, folder or repository of the expert.
-        tasks: by name, the data.
-        dtype: of all weights; as they were saved by default.
-        seed: of the experts of a built-in suite.
-    """
+    """What a configuration says of a suite: a built-in one, or models and tasks of one's own."""
 
     @property
-    def suite(self) -> SuiteConfig | None: ...  # noqa: D102 - described above
+    def suite(self) -> SuiteConfig | None:
+        """The built-in one."""
+
     @property
-    def base_model(self) -> str | None: ...  # noqa: D102
+    def base_model(self) -> str | None:
+        """Folder or repository of the base."""
+
     @property
-    def experts(self) -> Mapping[str, str]: ...  # noqa: D102
+    def experts(self) -> Mapping[str, str]:
+        """By task, folder or repository of the expert."""
+
     @property
-    def tasks(self) -> Mapping[str, TaskConfig]: ...  # noqa: D102
+    def tasks(self) -> Mapping[str, TaskConfig]:
+        """By name, what is said of each task."""
+
     @property
-    def dtype(self) -> str | None: ...  # noqa: D102
+    def dtype(self) -> str | None:
+        """Dtype of all weights; as they were saved by default."""
+
     @property
-    def seed(self) -> int: ...  # noqa: D102
+    def seed(self) -> int:
+        """Seed of the experts of a built-in suite."""
 
 
 @dataclass(frozen=True)

@@ -114,9 +114,6 @@ class Task:
     batch_size: int = 64
 
 
-TokenizedTask = Task
-
-
 def tokenize_task(task: TextTask, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Task:
     """Tokenize all parts of a task, each text cut to `max_length` tokens."""
 
