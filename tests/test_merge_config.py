@@ -182,6 +182,10 @@ def test_an_empty_value_is_one_that_was_left_out():
         ({"dtype": "int8"}, ["dtype: input should be 'float32', 'bfloat16', 'float16' or 'float64'; found 'int8'"]),
         ({"tokenizer_source": "union"}, ["tokenizer_source: input should be 'base'; found 'union'"]),
         ({"models": [{"task": "movies"}]}, ["models[0].model: must be given"]),
+        ({"models": ["movies"]}, ["models[0]: must be keys with values; found 'movies'"]),
+        ({"models": {}}, ["models: must be a list; found {}"]),
+        ({"parameters": []}, ["parameters: must be keys with values; found []"]),
+        ({"base_model": 3}, ["base_model: must be text; found 3"]),
         ({"models": [{"model": "a+b+c"}]}, ["models[0].model: must be a model, or model+adapter; found 'a+b+c'"]),
         ({"models": [{"model": "base"}]}, ["models: must list at least one fine-tuned model; found none"]),
         (

@@ -12,6 +12,13 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic import ValidationInfo as Info
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+WORDS = {  # by the type of an error, what files hold in place of what Python has
+    "dict_type": "must be keys with values",
+    "invalid_key": "keys must be text",
+    "model_type": "must be keys with values",
+    "string_type": "must be text",
+    "tuple_type": "must be a list",
+}
 PROBLEMS = "problems"  # type of an error whose message is whole lines, each with its own path
 
 
@@ -118,7 +125,7 @@ def _lines(error: ErrorDetails, kind: type[BaseModel]) -> list[str]:
         return [f"{path}: {_unknown(str(error['loc'][-1]), _section_at(kind, error['loc'][:-1]))}"]
     if error["type"] == "missing":
         return [f"{path}: must be given"]
-    message = error["msg"].removeprefix("Value error, ")
+    message = WORDS.get(error["type"], error["msg"].removeprefix("Value error, "))
     message = message[0].lower() + message[1:]
     found = "" if "found" in message else f"; found {error['input']!r}"
     return [f"{path}: {message}{found}" if path else f"{message}{found}"]
