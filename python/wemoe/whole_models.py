@@ -6,9 +6,10 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from wemoe.files import check_writable, replacing_files
@@ -81,8 +82,10 @@ def write_plain(
     kept = task_heads(heads, model)
     provenance = provenance_of_weights(sources.base, sources.experts)
     card = merged_card_text(type(model).__name__, provenance, recipe, metrics, kept, {})
+    if dtype is not None:
+        cast("nn.Module", model).to(dtype)
     with model_folder(output, sources.base.folder, card) as staging:
-        (model if dtype is None else model.to(dtype=dtype)).save_pretrained(staging)
+        model.save_pretrained(staging)
         if kept:
             write_heads(kept, staging)
 
