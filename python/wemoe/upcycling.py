@@ -23,7 +23,7 @@ from wemoe.routed_classes import RoutedBlock, RoutedCausalModel, RoutedModel, Ro
 from wemoe.routers import Router, build_router
 from wemoe.skeletons import skeleton_of, without_weights
 from wemoe.specialising import specialise
-from wemoe.task_vectors import Experts, name_experts
+from wemoe.task_vectors import Experts, check_same_tensors, name_experts
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -89,6 +89,7 @@ def upcycle(
     title = None
     if progress:
         title = f"upcycle ({readable(measure(skeleton_after_upcycling(base_model, config, task_vector_dtype)).total)})"
+    check_same_tensors(base_model, experts)
     model = task_arithmetic(base_model, experts, init_lambda)
     config = config.model_copy(update={"provenance": provenance_of(base_model, experts)})
     for path, described in tqdm(blocks.items(), desc=title, disable=title is None):

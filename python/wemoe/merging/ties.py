@@ -28,15 +28,15 @@ from wemoe.merging.task_arithmetic import TaskRows
 from wemoe.merging.transforms import trim
 from wemoe.merging.trimming import Trimming, norm_ratios
 from wemoe.task_vectors import TaskVector, check_scaling, compute_task_vectors
-from wemoe.weights import Rows
+from wemoe.weights import ExpertSources, Rows, Source
 
 MergeFunction = Literal["mean", "sum"]
 Scope = Literal["model", "tensor"]
 
 
 def ties(
-    base_model: Any,
-    expert_models: Any,
+    base_model: Source,
+    expert_models: ExpertSources,
     density: float | PerExpert = 0.2,
     scaling: float = 1.0,
     merge_func: MergeFunction = "mean",
