@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from wemoe.layers import RoutedLinear, RoutedMLP
     from wemoe.loading import from_pretrained
     from wemoe.memory import estimate_memory
+    from wemoe.merged_folders import write_merged
     from wemoe.merging import average, dare_linear, dare_ties, fisher, regmean, task_arithmetic, ties
+    from wemoe.merging.rules import open_sources
     from wemoe.mlps import MLPSlots
     from wemoe.models import Family
     from wemoe.report import plot_first_choices, plot_routing, plot_routing_bars
@@ -55,6 +57,7 @@ _HOMES = {
     "frozen_head": "wemoe.heads",
     "load_heads": "wemoe.heads",
     "load_routers": "wemoe.router_files",
+    "open_sources": "wemoe.merging.rules",
     "plot_first_choices": "wemoe.report",
     "plot_routing": "wemoe.report",
     "plot_routing_bars": "wemoe.report",
@@ -66,6 +69,7 @@ _HOMES = {
     "ties": "wemoe.merging",
     "upcycle": "wemoe.upcycling",
     "with_head": "wemoe.headed",
+    "write_merged": "wemoe.merged_folders",
 }
 
 __all__ = [
@@ -91,6 +95,7 @@ __all__ = [
     "frozen_head",
     "load_heads",
     "load_routers",
+    "open_sources",
     "plot_first_choices",
     "plot_routing",
     "plot_routing_bars",
@@ -102,6 +107,7 @@ __all__ = [
     "ties",
     "upcycle",
     "with_head",
+    "write_merged",
 ]
 
 
