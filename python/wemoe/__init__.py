@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from wemoe.report import plot_first_choices, plot_routing, plot_routing_bars
     from wemoe.router_files import load_routers, save_routers
     from wemoe.sweeping import Sweep, sweep
+    from wemoe.sparse_layers import SparseRoutedLinear
     from wemoe.trainer import RoutedTrainer
     from wemoe.unloading import merge_and_unload
     from wemoe.upcycling import upcycle
@@ -47,6 +48,7 @@ _HOMES = {
     "RoutingSummary": "wemoe.inspection",
     "RoutedTrainer": "wemoe.trainer",
     "Sweep": "wemoe.sweeping",
+    "SparseRoutedLinear": "wemoe.sparse_layers",
     "TaskHead": "wemoe.heads",
     "WeightEnsemblingMoE": "wemoe.drop_in",
     "adamerging": "wemoe.adaptation",
@@ -88,6 +90,7 @@ __all__ = [
     "RoutedTrainer",
     "RoutingSummary",
     "Sweep",
+    "SparseRoutedLinear",
     "TaskHead",
     "WeightEnsemblingMoE",
     "__version__",
