@@ -56,10 +56,13 @@ def match(base: Weights, experts: Mapping[str, Weights]) -> Matching:
     """Match the tensors of a base and its experts; whatever does not fit is listed as a problem."""
     prefix = _prefix(base, experts)
     reference = _View.of(base, prefix)
-    matching = Matching(prefix if reference.is_headed else "", reference.contents, reference.aliases)
-    if reference.outside:
-        matching.left_out[base.label] = reference.outside
     views = {task: _View.of(expert, prefix) for task, expert in experts.items()}
+    leftovers = _leftovers(base, reference, views)
+    for name in leftovers:
+        del reference.contents[name]
+    matching = Matching(prefix if reference.is_headed else "", reference.contents, reference.aliases)
+    if left_out := (*reference.outside, *leftovers.values()):
+        matching.left_out[base.label] = left_out
     absent = _absent_children(reference, views, experts)
     for task, view in views.items():
         _match_expert(matching, reference, view, task, experts[task], absent)
@@ -115,13 +118,20 @@ class _View:
 
 
 def _prefix(base: Weights, experts: Mapping[str, Weights]) -> str:
-    """Return the prefix of backbones, empty where models are to be matched whole."""
-    whole = _View.of(base, "")
-    views = [_View.of(expert, "") for expert in experts.values()]
-    if all(whole.contents.keys() | whole.aliases.keys() == v.contents.keys() | v.aliases.keys() for v in views):
+    """Return the prefix of backbones, empty where models of one class, or with the same names, are matched whole."""
+    models = (base, *experts.values())
+    classes = {model.architecture.model_class if model.architecture is not None else None for model in models}
+    names = {frozenset((*model.contents, *model.aliases)) for model in models}
+    if len(names) == 1 or (len(classes) == 1 and None not in classes):
         return ""
-    known = [w.architecture.prefix for w in (base, *experts.values()) if w.architecture is not None]
+    known = [model.architecture.prefix for model in models if model.architecture is not None]
     return next((prefix for prefix in known if prefix), "")
+
+
+def _leftovers(base: Weights, reference: _View, views: Mapping[str, _View]) -> dict[str, str]:
+    """Return what the base's own class does not have, and some expert neither: it is left out."""
+    unknown = {name: own for name, own in reference.contents.items() if own in base.unknown}
+    return {name: own for name, own in unknown.items() if not all(view.find(name) for view in views.values())}
 
 
 def _absent_children(reference: _View, views: Mapping[str, _View], experts: Mapping[str, Weights]) -> set[str]:
@@ -153,13 +163,16 @@ def _match_expert(
     children = reference.children()
     rest = [(name, own) for name, own in view.contents.items() if own not in used]
     beside = [own for name, own in rest if _is_known(expert) and name.partition(".")[0] not in children]
-    unexpected = [own for _, own in rest if own not in beside]
-    matching.experts[task] = found
     beside += view.outside
-    if beside and _is_known(expert):
-        matching.heads[task] = tuple(beside)
-    elif beside:
-        matching.left_out[expert.label] = tuple(beside)
+    head = tuple(own for own in beside if _is_known(expert) and own not in expert.unknown)
+    left_out = {own for own in (*beside, *(own for _, own in rest)) if own in expert.unknown or own in view.outside}
+    left_out -= set(head)
+    unexpected = [own for _, own in rest if own not in head and own not in left_out]
+    matching.experts[task] = found
+    if head:
+        matching.heads[task] = head
+    if left_out:
+        matching.left_out[expert.label] = tuple(sorted(left_out))
     if missing or unexpected:
         lists = (("missing: ", _quoted(sorted(missing))), ("unexpected: ", _quoted(sorted(unexpected))))
         matching.problems.append(Problem(expert.label, "have the parameters of base_model", lists))

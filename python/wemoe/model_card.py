@@ -16,9 +16,14 @@ _SEAL = "<!-- Written by wemoe; a file that is edited is never overwritten. sha2
 
 def card_text(config: RoutingConfig) -> str:
     """Write the card of a routed model; its last line is a seal, by which an edited card is told."""
-    data = ModelCardData(library_name="wemoe", tags=["merge", "wemoe"], base_model=_hub_names(config.provenance))
+    data = ModelCardData(library_name="wemoe", tags=["merge", "wemoe"], base_model=hub_names(config.provenance))
     text = f"---\n{data.to_yaml()}\n---\n\n{_body(config)}"
     ModelCard(text)  # raises if the metadata could not be read back
+    return sealed(text)
+
+
+def sealed(text: str) -> str:
+    """Put the seal under a card."""
     return text + _seal(text)
 
 
@@ -35,7 +40,7 @@ def _seal(text: str) -> str:
     return _SEAL.format(hashlib.sha256(text.encode()).hexdigest())
 
 
-def _hub_names(provenance: Provenance | None) -> list[str] | None:
+def hub_names(provenance: Provenance | None) -> list[str] | None:
     """Names of the form owner/name, which local folders never have."""
     if provenance is None:
         return None
@@ -89,16 +94,21 @@ def _yes_or_no(choice: bool) -> str:
 
 def _sources(config: RoutingConfig) -> str:
     if config.provenance is None:
-        return "The checkpoint that this model came from does not say. Tasks: " + ", ".join(map(_cell, config.tasks))
-    rows = [_row("base", config.provenance.base)]
-    rows += [_row(f"expert: {_cell(task)}", source) for task, source in config.provenance.experts.items()]
+        return "The checkpoint that this model came from does not say. Tasks: " + ", ".join(map(cell, config.tasks))
+    return sources_table(config.provenance)
+
+
+def sources_table(provenance: Provenance) -> str:
+    """Write what a model was made of as a table."""
+    rows = [_row("base", provenance.base)]
+    rows += [_row(f"expert: {cell(task)}", source) for task, source in provenance.experts.items()]
     return "\n".join(["| | name | sha256 of its state dict |", "|---|---|---|", *rows])
 
 
 def _row(role: str, source: Source) -> str:
-    return f"| {role} | {_cell(source.name or 'unknown')} | `{source.sha256}` |"
+    return f"| {role} | {cell(source.name or 'unknown')} | `{source.sha256}` |"
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """Text that cannot end its cell of a table."""
     return " ".join(text.split()).replace("|", "\\|")

@@ -8,24 +8,28 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
 
+from wemoe.provenance import public_name
 from wemoe.repositories import locate
 from wemoe.safe_tensors import StoredTensors
 from wemoe.skeletons import without_weights
 from wemoe.weights import Rows, Weights, architecture_of, module_weights
 
 WEIGHTS_FILE = "model.safetensors"
+SHARDS = "model{suffix}.safetensors"
 INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
+ADAPTER_FILE = "adapter_config.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 DOWNLOADS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 
@@ -51,6 +55,8 @@ class StoredWeights(Weights):
             None if skeleton is None else architecture_of(skeleton),
             folder,
         )
+        if known is not None:
+            self.unknown = frozenset(contents) - known.contents.keys() - known.aliases.keys()
         self._tensors = tensors
         self._places = names
 
@@ -63,16 +69,29 @@ class StoredWeights(Weights):
 
 
 @contextmanager
-def open_stored(source: str | os.PathLike[str], label: str) -> Iterator[Weights]:
+def open_stored(source: str | os.PathLike[str], label: str, base: nn.Module | Path | None = None) -> Iterator[Weights]:
     """Open the weights of a folder, a repository of the Hub, one safetensors file, or a LoRA adapter.
 
     Raises:
         FileNotFoundError, ImportError, ValueError: as in `wemoe.weights.open_weights`.
     """
-    path = find_folder(source, label)
+    model, plus, adapter = str(source).partition("+")
+    is_pair = bool(plus) and not Path(source).exists()
+    path = find_folder(adapter if is_pair else source, label)
+    if (path / ADAPTER_FILE).is_file():
+        from wemoe.adapters import open_adapter  # it needs what is here
+
+        with open_adapter(path, model if is_pair else base, label) as weights:
+            weights.name = public_name(adapter if is_pair else str(source))
+            yield weights
+        return
+    if is_pair:
+        raise FileNotFoundError(f"{label} must hold {ADAPTER_FILE!r} after the '+'; found none in {str(path)!r}")
     with StoredTensors(weight_files(path, label)) as tensors:
         folder = path if path.is_dir() else None
-        yield StoredWeights(label, tensors, folder, None if folder is None else skeleton_in(folder))
+        weights = StoredWeights(label, tensors, folder, None if folder is None else skeleton_in(folder))
+        weights.name = public_name(str(source))
+        yield weights
 
 
 def find_folder(source: str | os.PathLike[str], label: str) -> Path:
@@ -116,15 +135,23 @@ def skeleton_in(folder: Path) -> PreTrainedModel | None:
     if not file.is_file():
         return None
     try:
-        names = json.loads(file.read_text(encoding="utf-8")).get("architectures") or []
-        kind = getattr(transformers, names[0], None) if names else None
-        if kind is None:
-            return None
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (ValueError, AttributeError) as error:
+        return skeleton_of_config(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, AttributeError, TypeError) as error:
         raise ValueError(f"{str(file)!r} must be a model's configuration; found: {error}") from error
+
+
+def skeleton_of_config(config: Mapping[str, Any]) -> PreTrainedModel | None:
+    """Make the model of a configuration without its weights; None where transformers has no such class.
+
+    Raises:
+        ValueError: it is no configuration.
+    """
+    names = config.get("architectures") or []
+    kind = getattr(transformers, names[0], None) if names else None
+    if kind is None or not issubclass(kind, PreTrainedModel):
+        return None
     with without_weights():
-        model: PreTrainedModel = kind(config)
+        model: PreTrainedModel = kind(AutoConfig.for_model(**config))
     model.tie_weights()
     return model
 

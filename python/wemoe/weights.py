@@ -20,6 +20,8 @@ import transformers
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from wemoe.provenance import public_name
+
 Source = nn.Module | Mapping[str, Tensor] | str | os.PathLike[str]
 Rows = slice | EllipsisType  # some rows of a tensor, or all of it
 
@@ -51,6 +53,9 @@ class Weights(ABC):
         parameters: names in `contents` of what is trained; the others are buffers.
         architecture: of the model, None where there is nothing but tensors.
         folder: of the checkpoint, None where the weights are in memory.
+        name: of the model as others may know it, None where it has none.
+        unknown: names in `contents` that the model's own class does not have: a file's leftovers.
+        notes: what is to be known about the weights, and does not stand against merging them.
     """
 
     def __init__(
@@ -68,6 +73,9 @@ class Weights(ABC):
         self.parameters = frozenset(parameters)
         self.architecture = architecture
         self.folder = folder
+        self.name: str | None = None
+        self.unknown: frozenset[str] = frozenset()
+        self.notes: tuple[str, ...] = ()
 
     @abstractmethod
     def read(self, name: str, rows: Rows = ...) -> Tensor:
@@ -99,12 +107,13 @@ class _HeldWeights(Weights):
 
 
 @contextmanager
-def open_weights(source: Source, label: str) -> Iterator[Weights]:
+def open_weights(source: Source, label: str, base: nn.Module | Path | None = None) -> Iterator[Weights]:
     """Open the weights of a module, a state dict, a folder or repository of safetensors, or a LoRA adapter.
 
     Args:
         source: `"model+adapter"` is a LoRA adapter on a model, each a folder or a repository of the Hub.
         label: of the argument, for messages.
+        base: the model that an adapter belongs to, where it is given without one; the one that it names by default.
 
     Raises:
         FileNotFoundError: there is neither such a folder nor such a repository, or a file is missing in it.
@@ -119,7 +128,7 @@ def open_weights(source: Source, label: str) -> Iterator[Weights]:
     elif isinstance(source, str | os.PathLike):
         from wemoe.stored_weights import open_stored  # it needs what is above
 
-        with open_stored(source, label) as weights:
+        with open_stored(source, label, base) as weights:
             yield weights
     else:
         raise TypeError(
@@ -141,7 +150,9 @@ def module_weights(module: nn.Module, label: str) -> Weights:
         contents[name] = state[name]
         if isinstance(tensor, nn.Parameter):
             parameters.append(name)
-    return _HeldWeights(label, contents, aliases, parameters, architecture_of(module))
+    weights = _HeldWeights(label, contents, aliases, parameters, architecture_of(module))
+    weights.name = public_name(getattr(getattr(module, "config", None), "_name_or_path", None))
+    return weights
 
 
 def state_weights(state: Mapping[str, Tensor], label: str) -> Weights:

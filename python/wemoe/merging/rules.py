@@ -133,7 +133,11 @@ def open_sources(
     named = name_sources(experts)
     with ExitStack() as stack:
         opened = stack.enter_context(open_weights(base, "base_model"))
-        tuned = {t: stack.enter_context(open_weights(e, f"expert_models[{t!r}]")) for t, e in named.items()}
+        model = base if isinstance(base, nn.Module) else opened.folder  # of adapters
+        tuned = {
+            task: stack.enter_context(open_weights(expert, f"expert_models[{task!r}]", model))
+            for task, expert in named.items()
+        }
         yield Sources(opened, tuned, device)
 
 
@@ -194,7 +198,7 @@ def _merged_module(base_model: nn.Module, sources: Sources, rule: Rule) -> nn.Mo
     model = copy.deepcopy(base_model)
     state = model.state_dict()
     for name in sources.names:
-        _write(rule, name, state[name])
+        fill(rule, name, state[name])
     return model
 
 
@@ -204,13 +208,18 @@ def _merged_state(sources: Sources, rule: Rule) -> dict[str, Tensor]:
     for name, own in matching.base.items():
         if name in merged:
             state[name] = torch.empty_like(sources.hollow(name), device=sources.device_of(name))
-            _write(rule, name, state[name])
+            fill(rule, name, state[name])
         else:
             state[name] = sources.base.read(own).clone()
     return state | {alias: state[first] for alias, first in matching.aliases.items()}
 
 
-def _write(rule: Rule, name: str, out: Tensor) -> None:
+def fill(rule: Rule, name: str, out: Tensor) -> None:
+    """Write what a rule gives for a name into a tensor that is there, in that one's dtype.
+
+    Raises:
+        ValueError: a model holds NaN or infinity, or a number is beyond the range of float16.
+    """
     if isinstance(rule, RowRule):
         rule.into(name, out)
     else:
