@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import wemoe
-from wemoe.merge_config import MERGEKIT_METHODS, parse_config, read_config
+from wemoe.merge_config import MERGEKIT_METHODS, config_schema, parse_config, read_config
 from wemoe.method_parameters import PARAMETERS
 
 MERGEKIT_FILE = """
@@ -62,8 +62,16 @@ def test_a_mergekit_file_is_read_with_its_meaning(tmp_path):
     assert found.merge_method == "ties"
     assert found.base_model == str(tmp_path / "base")
     assert found.experts == {"movies": str(tmp_path / "movies"), "icd": "org/icd"}  # the base is no expert
-    assert found.of_models("weight") == {"base": None, "movies": 0.7, "icd": 0.1}  # YAML 1.1 reads 1e-1 as text
-    assert found.of_models("density") == {"base": 0.2, "movies": 0.5, "icd": 0.2}  # a model's own goes first
+    assert found.of_models("weight", found.averaged) == {
+        "base": None,
+        "movies": 0.7,
+        "icd": 0.1,
+    }  # YAML 1.1 reads 1e-1 as text
+    assert found.of_models("density", found.averaged) == {
+        "base": 0.2,
+        "movies": 0.5,
+        "icd": 0.2,
+    }  # a model's own goes first
     assert (found.parameters.normalize, found.parameters.lambda_, found.dtype) == (False, 2.0, "float16")
     assert found.notes == ()
 
@@ -108,7 +116,7 @@ def test_a_weight_is_needed_as_in_mergekit():
     message = "models[2].parameters.weight: must be given, here or for all models in `parameters`"
     assert refusal(models=models, parameters=None) == [message]
     assert refusal(models=models, parameters=None, merge_method="linear")[0].startswith("models[0].parameters.weight: ")
-    assert config(merge_method="average", parameters=None).of_models("weight") == {"movies": None, "icd": None}
+    assert config(merge_method="average", parameters=None).of_models("weight", ["icd"]) == {"icd": None}
 
 
 def test_tasks_are_named_by_the_last_part_of_the_path_and_numbered_if_need_be():
@@ -171,7 +179,6 @@ def test_an_empty_value_is_one_that_was_left_out():
             ["parameters.weight: input should be a valid number, unable to parse string as a number; found '.nan'"],
         ),
         ({"parameters": {"weight": float("nan")}}, ["parameters.weight: input should be a finite number; found nan"]),
-        ({"parameters": {"weight": 1, "rescale": True}}, ["parameters.rescale: input should be False; found True"]),
         ({"dtype": "int8"}, ["dtype: input should be 'float32', 'bfloat16', 'float16' or 'float64'; found 'int8'"]),
         ({"tokenizer_source": "union"}, ["tokenizer_source: input should be 'base'; found 'union'"]),
         ({"models": [{"task": "movies"}]}, ["models[0].model: must be given"]),
@@ -254,8 +261,14 @@ def test_a_suite_needs_a_weight_for_all_its_experts():
 
 
 def test_a_sweep_is_of_parameters_of_the_method_and_needs_data():
-    assert refusal(sweep={"lambda": [0.1, 0.2]}) == [
-        "sweep: must have validation data to choose on; give tasks or suite"
+    tasks = {"movies": {"test": "a.csv"}, "icd": {"validation": "b.csv"}}
+    assert refusal(sweep={"lambda": [0.1]}, tasks=tasks) == [
+        "tasks.movies.validation: must be given; sweep chooses on it"
+    ]
+    tasks["movies"] = tasks["icd"]
+    assert config(sweep={"lambda": [0.1]}, tasks=tasks)
+    assert refusal(sweep={"weight": [0.1]}, tasks=tasks, models=[{"model": "icd"}, *one_model(weight=1)]) == [
+        "sweep.weight: must be of all models; models[1].parameters.weight is of one"
     ]
     suite = {"suite": "text6", "merge_method": "ties", "parameters": {"weight": 1}}
     assert parse_config(suite | {"sweep": {"lambda": ["1e-1", 0.2]}}).sweep == {"lambda": (0.1, 0.2)}
@@ -303,7 +316,7 @@ def test_a_missing_file_is_named(tmp_path):
 FUNCTIONS = {
     "fisher": [wemoe.fisher],
     "regmean": [wemoe.regmean],
-    "adamerging": [wemoe.adamerging],
+    "adamerging": [wemoe.adamerging, wemoe.adapt],
     "wemoe": [wemoe.upcycle, wemoe.adapt],
     "e_wemoe": [wemoe.upcycle, wemoe.adapt],
 }
@@ -313,6 +326,63 @@ FUNCTIONS = {
 def test_methods_that_read_data_take_the_keywords_of_their_functions(method):
     known = {name for function in FUNCTIONS[method] for name in inspect.signature(function).parameters}
     assert set(PARAMETERS[method].model_fields) - {"batch_size"} <= known
+
+
+def test_steps_are_those_of_the_method_or_else_of_all_methods():
+    suite = {"suite": "text6", "merge_method": "wemoe"}
+    assert parse_config(suite).adaptation_steps == 1000
+    assert parse_config(suite | {"steps": 50}).adaptation_steps == 50
+    assert parse_config(suite | {"steps": 50, "parameters": {"steps": 1000}}).adaptation_steps == 1000
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"suite": "text6", "merge_method": "wemoe", "steps": 50, "seed": 3, "parameters": {"learning_rate": 1e-3}},
+        {
+            "merge_method": "ties",
+            "base_model": "org/base",
+            "models": [{"model": "org/movies", "task": "films", "parameters": {"weight": 1, "density": 0.5}}],
+            "parameters": {"lambda": 0.3, "normalize": False},
+            "tasks": {"films": {"test": ["/a.csv"]}},
+        },
+    ],
+)
+def test_a_recipe_is_a_configuration_that_says_the_same(content):
+    found = parse_config(content)
+    again = parse_config(found.recipe())
+    assert (again.experts, again.tasks, again.seed, again.suite) == (
+        found.experts,
+        found.tasks,
+        found.seed,
+        found.suite,
+    )
+    assert [entry.parameters for entry in again.models] == [entry.parameters for entry in found.models]
+    assert again.recipe() == found.recipe()
+    if found.merge_method == "wemoe":
+        assert again.adaptation_steps == 50
+
+
+def test_a_point_of_a_sweep_takes_the_place_of_parameters():
+    found = config(parameters={"weight": 1, "density": 0.5}).at({"lambda": 0.3, "density": 0.1}).parameters
+    assert (found.weight, found.density, found.lambda_, found.normalize) == (1, 0.1, 0.3, True)
+
+
+def test_overrides_take_the_place_of_what_a_file_says(tmp_path):
+    (tmp_path / "merge.yaml").write_text(MERGEKIT_FILE)
+    found = read_config(tmp_path / "merge.yaml", {"seed": 3, "dtype": "float32", "parameters": {"lambda": 1}})
+    assert (found.seed, found.dtype, found.parameters.lambda_, found.parameters.normalize) == (3, "float32", 1, False)
+    with pytest.raises(ValueError, match="seed: input should be greater"):
+        read_config(tmp_path / "merge.yaml", {"seed": -1})
+
+
+def test_the_schema_has_the_parameters_of_every_method():
+    schema = config_schema()
+    assert len(schema["anyOf"]) == len(PARAMETERS) + 1
+    ties = next(kind for name, kind in schema["$defs"].items() if name == "MergeConfig_ties")
+    assert schema["$defs"][ties["properties"]["parameters"]["$ref"].rpartition("/")[2]]["properties"].keys() == {
+        "weight", "density", "normalize", "lambda", "int8_mask", "rescale", "trim"
+    }  # fmt: skip
 
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.yaml"))

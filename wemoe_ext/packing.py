@@ -12,7 +12,7 @@ from torch import Tensor
 
 LINE = 16  # outputs of a line: a cache line of float32
 INPUT_BLOCK = 32  # inputs whose sparse values are found by one offset
-CHUNK = 2**20  # numbers of task vectors that are looked at together when they become sparse
+CHUNK = 2**18  # numbers of task vectors that are looked at together when they become sparse
 
 
 class SparseTaskVectors(NamedTuple):

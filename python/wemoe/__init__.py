@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from wemoe.adaptation import CollapseWarning, adamerging, adapt
+    from wemoe.configured_merge import merge
     from wemoe.drop_in import WeightEnsemblingMoE
     from wemoe.evaluation import evaluate
     from wemoe.headed import with_head
@@ -58,6 +59,7 @@ _HOMES = {
     "frozen_head": "wemoe.heads",
     "load_heads": "wemoe.heads",
     "load_routers": "wemoe.router_files",
+    "merge": "wemoe.configured_merge",
     "merge_and_unload": "wemoe.unloading",
     "plot_first_choices": "wemoe.report",
     "plot_routing": "wemoe.report",
@@ -97,6 +99,7 @@ __all__ = [
     "frozen_head",
     "load_heads",
     "load_routers",
+    "merge",
     "merge_and_unload",
     "plot_first_choices",
     "plot_routing",

@@ -7,10 +7,15 @@ import typer
 from typer.core import TyperGroup
 
 from wemoe import __version__
+from wemoe.commands.adapt import adapt
 from wemoe.commands.compare import compare
 from wemoe.commands.count import count
+from wemoe.commands.evaluate import evaluate
 from wemoe.commands.info import info
+from wemoe.commands.merge import merge
+from wemoe.commands.methods import methods
 from wemoe.commands.quickstart import quickstart
+from wemoe.commands.unload import unload
 
 
 class _Commands(TyperGroup):
@@ -55,7 +60,7 @@ def _options(version: _Version = False, debug: _Debug = False) -> None:
     """Merge fine-tuned transformers into one model that assembles each sample's own weights."""
 
 
-for _command in (compare, count, info, quickstart):
+for _command in (merge, adapt, evaluate, compare, unload, methods, quickstart, count, info):
     app.command()(_command)
 
 

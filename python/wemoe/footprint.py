@@ -46,7 +46,7 @@ def measure(model: nn.Module) -> Memory:
     """
     layers = _layers(model)
     routers = [module.router for module in model.modules() if isinstance(module, RoutedMLP)]
-    total = size_of([*model.parameters(), *model.buffers()])
+    total = size_of([*model.parameters(), *model.buffers()]) + sum(layer.filling_bytes for layer in layers)
     task_vectors = size_of(tensor for layer in layers for tensor in layer.task_parameters())
     router = size_of(parameter for router in routers for parameter in router.parameters())
     packed = max((layer.packing_bytes for layer in layers), default=0)

@@ -47,7 +47,7 @@ class HeadShell:
 
 def head_shell(model: PreTrainedModel, head: PreTrainedModel | TaskHead) -> HeadShell:
     """Make the shell of what `wemoe.with_head` makes of a model and a head, with its arguments and errors."""
-    with evaluating(model):
+    with evaluating(model), torch.inference_mode(False):  # what is made in inference mode could not be adapted through
         headed = with_head(model, head)
     path = backbone_path(headed, model, "head")
     if headed.get_submodule(path) is not model:

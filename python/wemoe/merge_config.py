@@ -15,15 +15,15 @@ It is checked once, when it is read; what is passed on is typed and frozen. torc
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, Union
 
 from pydantic import (
     BeforeValidator,
     Field,
+    TypeAdapter,
     ValidationError,
     ValidationInfo,
     create_model,
@@ -31,6 +31,7 @@ from pydantic import (
     model_validator,
 )
 
+from wemoe.config_checks import problems_of, task_names
 from wemoe.config_sections import Count, ModelSource, Number, Scalar, Section, lines_of, nearest, problems
 from wemoe.method_parameters import PARAMETERS, ModelParameters, Parameters
 from wemoe.task_config import SuiteConfig, TaskConfig
@@ -108,18 +109,30 @@ class MergeConfig(Section):
     @property
     def experts(self) -> dict[str, str]:
         """By task, where the fine-tuned model is: of all models, those that are not the base."""
-        return {task: entry.model for task, entry in self._named() if entry.model != self.base_model}
+        return {task: entry.model for task, entry in self.named_models() if entry.model != self.base_model}
 
     @property
     def averaged(self) -> dict[str, str]:
         """By name, where every model of the list is, the base included."""
-        return {task: entry.model for task, entry in self._named()}
+        return {task: entry.model for task, entry in self.named_models()}
 
-    def of_models(self, name: str) -> dict[str, Any]:
-        """Return a parameter of every model by its name: its own, or that of all models."""
+    def of_models(self, name: str, models: Iterable[str]) -> dict[str, Any]:
+        """Return a parameter of some models, by their names: each one's own, or that of all models."""
         shared = getattr(self.parameters, name)
-        own = {task: getattr(entry.parameters, name) for task, entry in self._named()}
-        return {task: shared if value is None else value for task, value in own.items()}
+        own = {task: getattr(entry.parameters, name) for task, entry in self.named_models()}
+        return {model: shared if own.get(model) is None else own[model] for model in models}
+
+    @property
+    def adaptation_steps(self) -> int:
+        """Steps of adaptation of a method that has some: its own, or those for all methods."""
+        own: int = self.parameters.steps  # type: ignore[attr-defined]  # of methods that adapt
+        return own if self.steps is None or "steps" in self.parameters.model_fields_set else self.steps
+
+    def at(self, point: Mapping[str, float]) -> MergeConfig:
+        """Return this configuration with other parameters of the method, and nothing left to sweep."""
+        kind = type(self.parameters)
+        given = self.parameters.model_dump(by_alias=True, exclude_unset=True)
+        return self.model_copy(update={"parameters": kind.model_validate({**given, **point}), "sweep": {}})
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -133,6 +146,13 @@ class MergeConfig(Section):
             for path, key in given
             if key.rstrip("_") in ignored
         )
+
+    def recipe(self) -> dict[str, Any]:
+        """Return the configuration as its file would say it, every parameter with the value that it has."""
+        written = self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        if "steps" in written.get("parameters", {}):
+            written["parameters"]["steps"] = self.adaptation_steps
+        return {key: value for key, value in written.items() if value not in ({}, [])}
 
     @field_validator("methods", mode="before")
     @classmethod
@@ -150,99 +170,29 @@ class MergeConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        found = list(self._problems())
+        found = list(problems_of(self))
         if found:
             raise problems(found)
         return self
 
-    def _named(self) -> Iterator[tuple[str, ModelEntry]]:
+    def named_models(self) -> Iterator[tuple[str, ModelEntry]]:
+        """Yield every model of the list with its name."""
         return zip(task_names(self.models), self.models, strict=True)
 
-    def _problems(self) -> Iterator[str]:
-        if self.suite is not None:
-            given = [key for key in ("base_model", "models", "tasks") if getattr(self, key)]
-            yield from (f"{key}: the suite {self.suite.name!r} has its own; leave it out" for key in given)
-        else:
-            yield from self._model_problems()
-        if self.merge_method is not None:
-            yield from self._method_problems()
 
-    def _model_problems(self) -> Iterator[str]:
-        needs_base = self.merge_method is None or type(self.parameters).needs_base
-        if self.base_model is None and needs_base:
-            yield "base_model: must be given; it is what the models were fine-tuned from"
-        names = task_names(self.models)
-        for name, count in Counter(entry.task for entry in self.models).items():
-            if name is not None and count > 1:
-                yield f"models: the task {name!r} must be of one model; found {count}"
-        if not self.experts:
-            yield "models: must list at least one fine-tuned model; found none"
-        for task in self.tasks:
-            if task not in self.experts:
-                yield f"tasks.{task}: no model is for this task{nearest(task, names)}"
-
-    def _method_problems(self) -> Iterator[str]:
-        if type(self.parameters).reads_data:
-            if self.suite is None:
-                missing = [task for task in self.experts if task not in self.tasks]
-                if not self.tasks:
-                    yield f"tasks: must be given (or suite); {self.merge_method} reads data of every task"
-                elif missing:
-                    yield f"tasks: {self.merge_method} reads data of every task; found none of {', '.join(missing)}"
-        elif self.merge_method != "average":
-            yield from self._weight_problems()
-        yield from self._sweep_problems()
-
-    def _weight_problems(self) -> Iterator[str]:
-        """A file in the language of mergekit has no weight by default."""
-        if self.suite is not None and getattr(self.parameters, "weight", None) is None:
-            yield "parameters.weight: must be given; it is of every model"
-        weights = self.of_models("weight")
-        for index, (task, entry) in enumerate(self._named()):
-            skipped = entry.model == self.base_model and type(self.parameters).needs_base
-            if weights[task] is None and not skipped:
-                yield f"models[{index}].parameters.weight: must be given, here or for all models in `parameters`"
-
-    def _sweep_problems(self) -> Iterator[str]:
-        fields = {field.alias or name for name, field in type(self.parameters).model_fields.items()}
-        for name, values in self.sweep.items():
-            if name not in fields:
-                yield f"sweep.{name}: {self.merge_method} has no such parameter{nearest(name, fields)}"
-                continue
-            for index, value in enumerate(values):
-                try:
-                    type(self.parameters).model_validate({name: value})
-                except ValidationError as error:
-                    (line,) = lines_of(error, type(self.parameters))
-                    yield f"sweep.{name}[{index}]{line.removeprefix(name)}"
-        if self.sweep and not self.tasks and self.suite is None:
-            yield "sweep: must have validation data to choose on; give tasks or suite"
-
-
-def task_names(models: tuple[ModelEntry, ...]) -> list[str]:
-    """Name every model by its task, or else by the last part of its path, numbered where names would be equal."""
-    taken = {entry.task for entry in models if entry.task is not None}
-    names: list[str] = []
-    for entry in models:
-        name = stem = entry.task or Path(entry.model.rpartition("+")[2]).name or "model"
-        number = 1
-        while entry.task is None and name in taken:
-            number += 1
-            name = f"{stem}-{number}"
-        taken.add(name)
-        names.append(name)
-    return names
-
-
-def read_config(path: str | os.PathLike[str]) -> MergeConfig:
+def read_config(path: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None) -> MergeConfig:
     """Read and check a configuration file.
+
+    Args:
+        path: of a YAML file; paths in it are relative to its folder.
+        overrides: by key, what is put in the place of what the file says; where both are mappings, key by key.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is no YAML (the message names line and column), or something in it is wrong; one line for each
             problem, which names its key.
     """
-    return parse_config(read_yaml(path), Path(path).parent)
+    return parse_config(_overridden(read_yaml(path), overrides or {}), Path(path).absolute().parent)
 
 
 def parse_config(content: Mapping[str, Any], folder: str | os.PathLike[str] = "") -> MergeConfig:
@@ -278,12 +228,38 @@ def config_class(method: object) -> type[MergeConfig]:
     return _class_of(name)
 
 
+def config_schema() -> dict[str, Any]:
+    """Return the JSON schema of configuration files, one alternative for each method."""
+    kinds: Any = (MergeConfig, *(_class_of(method) for method in PARAMETERS))
+    schema: dict[str, Any] = TypeAdapter(Union[kinds]).json_schema()  # noqa: UP007 - classes that are made at run time
+    return schema
+
+
+def _overridden(content: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    changed = dict(content)
+    for key, value in overrides.items():
+        found = changed.get(key)
+        changed[key] = {**found, **value} if isinstance(found, dict) and isinstance(value, Mapping) else value
+    return changed
+
+
 @cache
 def _class_of(method: str) -> type[MergeConfig]:
     shared = PARAMETERS[method]
-    entry = create_model("ModelEntry", __base__=ModelEntry, parameters=(shared.per_model, shared.per_model()))
+    names: Any = Literal[tuple(name for name in (method, *ALIASES) if ALIASES.get(name, name) == method)]
+    entry = create_model(
+        f"ModelEntry_{shared.per_model.__name__}",
+        __base__=ModelEntry,
+        parameters=(shared.per_model, shared.per_model()),
+    )
     models: Any = tuple[entry, ...]  # type: ignore[valid-type]  # a class made one line above
-    return create_model("MergeConfig", __base__=MergeConfig, models=(models, ()), parameters=(shared, shared()))
+    return create_model(
+        f"MergeConfig_{method}",
+        __base__=MergeConfig,
+        merge_method=(names, ...),
+        models=(models, ()),
+        parameters=(shared, shared()),
+    )
 
 
 def _resolved(task: TaskConfig, folder: Path) -> TaskConfig:

@@ -50,14 +50,20 @@ def merged_card_text(
         parts += ["## Heads", f"`wemoe.load_heads` gives the heads of these tasks, which are not merged: {tasks}."]
     if left_out:
         parts += ["## Left out", "\n".join(f"- of `{who}`: {len(names)} tensors" for who, names in left_out.items())]
+    parts += recipe_sections(recipe, metrics)
+    text = f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(part for part in parts if part) + "\n\n"
+    ModelCard(text)  # raises if the metadata could not be read back
+    return sealed(text)
+
+
+def recipe_sections(recipe: Mapping[str, Any], metrics: Mapping[str, Any] | None) -> list[str]:
+    """Write the last sections of a card: metrics where there are some, and the configuration of the merge."""
+    parts = []
     if metrics:
         rows = [f"| {cell(name)} | {value:.4g} |" for name, value in _flat(metrics)]
         parts += ["## Metrics", "\n".join(["| | |", "|---|---|", *rows])]
     written = yaml.safe_dump(without_paths(recipe), sort_keys=False, allow_unicode=True)
-    parts += ["## Configuration", f"```yaml\n{written}```"]
-    text = f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(part for part in parts if part) + "\n\n"
-    ModelCard(text)  # raises if the metadata could not be read back
-    return sealed(text)
+    return [*parts, "## Configuration", f"```yaml\n{written}```"]
 
 
 def without_paths(value: Any) -> Any:

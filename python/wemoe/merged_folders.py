@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,7 @@ def write_merged(
             write_heads(heads, staging)
         if config is not None:
             (staging / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        _carry_over(sources, staging)
+        carry_over(sources.base.folder, staging, CARRIED if sources.matching.prefix else (*CARRIED, GENERATION_FILE))
         if writes_card:
             model_class = config["architectures"][0] if config is not None else None
             provenance = provenance_of_weights(sources.base, sources.experts)
@@ -160,11 +160,10 @@ def _base(sources: Sources, own: str, dtype: torch.dtype) -> Tensor:
     return sources.base.read(own).cpu().to(dtype)
 
 
-def _carry_over(sources: Sources, staging: Path) -> None:
-    folder = sources.base.folder
+def carry_over(folder: Path | None, staging: Path, patterns: Sequence[str] = CARRIED) -> None:
+    """Copy a base's tokenizer and preprocessor files, or what other patterns name; nothing where there is no folder."""
     if folder is None:
         return
-    patterns = CARRIED if sources.matching.prefix else (*CARRIED, GENERATION_FILE)
     for file in sorted({file for pattern in patterns for file in folder.glob(pattern)}):
         if file.is_file():
             shutil.copyfile(file, staging / file.name)

@@ -7,7 +7,7 @@ functions of `wemoe`. A parameter of one model overrides that of all models.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -94,11 +94,9 @@ class Ties(Static):
 
     Attributes:
         trim: what is trimmed by itself: each `tensor`, as mergekit has it, or the whole `model`, as the paper has it.
-        rescale: must be false; trimmed task vectors keep their magnitude.
     """
 
     normalize: Flag = True
-    rescale: Annotated[Literal[False], Scalar] = False
     trim: Annotated[Literal["tensor", "model"], Scalar] = "tensor"
 
 
@@ -176,8 +174,3 @@ PARAMETERS: dict[str, type[Parameters]] = {
     "wemoe": Routed,
     "e_wemoe": Routed,
 }
-
-
-def keywords(parameters: Parameters, *names: str) -> dict[str, Any]:
-    """Return parameters as keyword arguments: those named, or all of them."""
-    return parameters.model_dump(include=set(names) or None)

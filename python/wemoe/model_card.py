@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
@@ -14,10 +15,13 @@ CARD_FILE = "README.md"
 _SEAL = "<!-- Written by wemoe; a file that is edited is never overwritten. sha256: {} -->\n"
 
 
-def card_text(config: RoutingConfig) -> str:
-    """Write the card of a routed model; its last line is a seal, by which an edited card is told."""
+def card_text(config: RoutingConfig, sections: Sequence[str] = ()) -> str:
+    """Write the card of a routed model, perhaps with more sections.
+
+    Its last line is a seal, by which an edited card is told.
+    """
     data = ModelCardData(library_name="wemoe", tags=["merge", "wemoe"], base_model=hub_names(config.provenance))
-    text = f"---\n{data.to_yaml()}\n---\n\n{_body(config)}"
+    text = f"---\n{data.to_yaml()}\n---\n\n{_body(config)}" + "".join(f"{section}\n\n" for section in sections)
     ModelCard(text)  # raises if the metadata could not be read back
     return sealed(text)
 

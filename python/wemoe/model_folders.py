@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -12,31 +13,36 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 from transformers.utils import logging
 
+from wemoe.stored_weights import find_folder, open_stored
+
 BACKBONES = frozenset(
     name for names in MODEL_MAPPING_NAMES.values() for name in ((names,) if isinstance(names, str) else names)
 )
 
 
-def load_model(name: str, dtype: torch.dtype | None = None) -> PreTrainedModel:
+def load_model(
+    name: str, label: str, dtype: torch.dtype | None = None, adapts: str | os.PathLike[str] | None = None
+) -> PreTrainedModel:
     """Load a plain model by the class that its configuration names, every weight of it.
 
     Args:
-        name: folder or repository.
+        name: folder or repository; or a LoRA adapter, which is merged into its base.
+        label: what the model is, for messages.
         dtype: of the weights; as they were saved by default.
+        adapts: the base of an adapter; the one that it names by default.
 
     Returns:
         The model, in evaluation mode.
 
     Raises:
-        OSError: there is no such model, or it has no safetensors.
-        ValueError: it names no class of transformers, or its files lack tensors of the class or have others' shapes.
+        ImportError: it is an adapter, and peft is not installed.
+        OSError: there is no such model, or a file of it is missing.
+        ValueError: it names no class of transformers, a file is damaged or a pickle, or the files lack tensors of the
+            class or have some of other shapes.
     """
-    config = read_config(name)
-    model, missing = _load(name, model_class(name, config), dtype)
+    model, missing = _load(name, label, dtype, adapts=adapts)
     if missing:
-        raise ValueError(
-            f"{name!r} must hold every tensor of its class, {type(model).__name__}; missing: {missing[:5]}"
-        )
+        raise ValueError(f"{label} must have every tensor of its class, {type(model).__name__}; missing: {missing[:5]}")
     return model
 
 
@@ -52,24 +58,21 @@ def load_base(name: str, like: PreTrainedModel, dtype: torch.dtype | None = None
         dtype: of the weights; as they were saved by default.
 
     Raises:
-        OSError: there is no such model, or it has no safetensors.
-        ValueError: it is of another architecture, or lacks tensors of the backbone.
+        OSError: there is no such model, or a file of it is missing.
+        ValueError: it is of another architecture, a file is damaged or a pickle, or the files lack tensors of the
+            backbone.
     """
-    config = read_config(name)
-    kind = type(like) if isinstance(config, cast("type", type(like).config_class)) else model_class(name, config)
-    model, missing = _load(name, kind, dtype)
+    model, missing = _load(name, "base_model", dtype, like=type(like))
     path, backbone = backbone_of(model)
     _, wanted = backbone_of(like)
     if type(backbone) is not type(wanted):
         raise ValueError(
-            f"base_model must have the experts' backbone, {type(wanted).__name__}; {name!r} has "
-            f"{type(backbone).__name__}"
+            f"base_model must have the experts' backbone, {type(wanted).__name__}; found {type(backbone).__name__}"
         )
     inside = [tensor for tensor in missing if path is None or tensor.startswith(f"{path}.")]
     if inside:
         raise ValueError(
-            f"base_model {name!r} must hold every tensor of the backbone, {type(backbone).__name__}; missing: "
-            f"{inside[:5]}"
+            f"base_model must have every tensor of the backbone, {type(backbone).__name__}; missing: {inside[:5]}"
         )
     return backbone
 
@@ -91,17 +94,36 @@ def backbone_of(model: PreTrainedModel) -> tuple[str | None, PreTrainedModel]:
     return inside[0]
 
 
-def read_config(name: str) -> PreTrainedConfig:
-    """Read a model's configuration.
+def _load(
+    name: str,
+    label: str,
+    dtype: torch.dtype | None,
+    like: type[PreTrainedModel] | None = None,
+    adapts: str | os.PathLike[str] | None = None,
+) -> tuple[PreTrainedModel, list[str]]:
+    """Load a model, and the names of the tensors that its files lack, which are random.
 
-    Raises:
-        OSError: there is none.
-        ValueError: transformers does not know the model.
+    It is of the class `like`, where that has configurations of its kind, else of the class that it names.
     """
-    return cast("PreTrainedConfig", AutoConfig.from_pretrained(name))
+    adapted = None if adapts is None else find_folder(adapts, "base_model")
+    with open_stored(name, label, adapted) as stored, _quiet():
+        if stored.folder is None:
+            raise ValueError(f"{label} must be the folder of a model, with its configuration; found the file {name!r}")
+        config = cast("PreTrainedConfig", AutoConfig.from_pretrained(stored.folder))
+        is_alike = like is not None and isinstance(config, cast("type[PreTrainedConfig]", like.config_class))
+        kind = cast("type[PreTrainedModel]", like) if is_alike else _named_class(config, label)
+        try:
+            loaded: Any = kind.from_pretrained(
+                stored.folder, dtype=dtype or "auto", use_safetensors=True, output_loading_info=True
+            )
+        except RuntimeError as error:  # of transformers, for shapes that differ
+            raise ValueError(f"{label} must fit its own configuration; found: {error}") from error
+    model, report = loaded
+    model.name_or_path = model.config.name_or_path = name  # not a folder that may be gone
+    return model.eval(), sorted(report["missing_keys"])
 
 
-def model_class(name: str, config: PreTrainedConfig) -> type[PreTrainedModel]:
+def _named_class(config: PreTrainedConfig, label: str) -> type[PreTrainedModel]:
     """Return the class that a configuration names.
 
     Raises:
@@ -110,21 +132,8 @@ def model_class(name: str, config: PreTrainedConfig) -> type[PreTrainedModel]:
     named: list[str] = config.architectures or []
     kind = getattr(transformers, named[0], None) if named else None
     if not (isinstance(kind, type) and issubclass(kind, PreTrainedModel)):
-        raise ValueError(f"{name!r} must name a model class of transformers as its architecture; found {named}")
+        raise ValueError(f"{label} must name a model class of transformers as its architecture; found {named}")
     return kind
-
-
-def _load(name: str, kind: type[PreTrainedModel], dtype: torch.dtype | None) -> tuple[PreTrainedModel, list[str]]:
-    """Load a model and the names of the tensors that its files lack, which are random."""
-    try:
-        with _quiet():
-            loaded: Any = kind.from_pretrained(
-                name, dtype=dtype or "auto", use_safetensors=True, output_loading_info=True
-            )
-    except RuntimeError as error:  # of transformers, for shapes that differ
-        raise ValueError(f"{name!r} must fit its own configuration; found: {error}") from error
-    model, report = loaded
-    return model.eval(), sorted(report["missing_keys"])
 
 
 @contextmanager

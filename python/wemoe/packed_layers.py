@@ -57,6 +57,11 @@ class PackedLinear(nn.Module):
         raise NotImplementedError
 
     @property
+    def filling_bytes(self) -> int:
+        """By how much the layer grows when it is packed."""
+        return 0
+
+    @property
     def packing_bytes(self) -> int:
         """What packing takes in memory beside the layer."""
         raise NotImplementedError

@@ -28,7 +28,8 @@ from wemoe_ext import (
 from wemoe_ext.packing import INPUT_BLOCK, LINE
 
 SPARSE = ("masks", "values", "offsets")
-PRUNING = 5  # fp32 tensors of the size of one task vector that are there while it is pruned
+PRUNING = 4  # measured: fp32 tensors of a task vector's size that are there beside the model while it is pruned
+TABLES = 3 * 2**16 * 8  # bytes in which magnitudes are counted meanwhile
 
 
 class SparseRoutedLinear(PackedLinear):
@@ -138,16 +139,23 @@ class SparseRoutedLinear(PackedLinear):
         return base + self.values.shape[0] - LINE + biases
 
     @property
+    def filling_bytes(self) -> int:
+        """The outputs that fill up the last line, where the weight is still plain."""
+        return self.masks.shape[0] * LINE * self.in_features * self.weight.itemsize - self.weight.nbytes
+
+    @property
     def packing_bytes(self) -> int:
         """The weight in its other layout; then the bits of the masks, which are counted one by one."""
-        return max(self.weight.nbytes, 2 * self.masks.nbytes)
+        return max(self.in_features * self.out_features * self.weight.itemsize, 2 * self.masks.nbytes)
 
     @property
     def building_bytes(self) -> int:
-        """The task vectors before they are sparse, and what pruning one of them takes."""
+        """The task vectors before they are sparse, and what pruning the last of them takes."""
         size = self.in_features * self.out_features
-        exact = torch.promote_types(self.weight.dtype, torch.float32).itemsize
-        return size * (self.num_tasks * self.values.itemsize + PRUNING * exact)
+        exact = torch.promote_types(self.weight.dtype, torch.float32)
+        pruning = (PRUNING + (exact != self.weight.dtype)) * size * exact.itemsize + TABLES
+        sparse = sum(parameter.nbytes for parameter in self.task_parameters())  # which is not there yet
+        return self.num_tasks * size * self.values.itemsize + pruning - sparse
 
     def to_packed(self, *plain: Tensor) -> tuple[Tensor, ...]:
         """Rearrange the weight, [F, D], to [F / 16, D, 16]."""

@@ -75,15 +75,33 @@ def load_models(source: SuiteSource, watch: Stopwatch) -> Models:
     base: PreTrainedModel | None = None
     for task, name in source.experts.items():
         with watch.stage(f"load expert: {task}"):
-            expert = load_model(name, dtype)
+            expert = load_model(name, _label(task), dtype, source.base_model)
         if base is None:
             with watch.stage("load base"):
                 base = load_base(source.base_model, expert, dtype)
         path, backbone = backbone_of(expert)
         if path is not None:
-            heads[task] = task_head(expert, backbone, f"the model of {task!r}")
+            heads[task] = task_head(expert, backbone, _label(task))
         experts[task] = backbone
     return Models(cast("PreTrainedModel", base), experts, heads)
+
+
+def own_heads(source: SuiteSource, tasks: Collection[str], watch: Stopwatch) -> dict[str, Head]:
+    """Load the heads that experts have of their own; one expert is in memory at a time.
+
+    Raises:
+        OSError: there is no such model.
+        ValueError: a model lacks tensors of its class.
+    """
+    heads: dict[str, Head] = {}
+    for task in tasks:
+        if task in source.experts:
+            with watch.stage(f"load head: {task}"):
+                expert = load_model(source.experts[task], _label(task), chosen_dtype(source), source.base_model)
+            path, backbone = backbone_of(expert)
+            if path is not None:
+                heads[task] = task_head(expert, backbone, _label(task))
+    return heads
 
 
 def chosen_dtype(source: SuiteSource) -> torch.dtype | None:
@@ -92,7 +110,7 @@ def chosen_dtype(source: SuiteSource) -> torch.dtype | None:
 
 
 def load_tasks(
-    source: SuiteSource,
+    configs: Mapping[str, TaskConfig],
     backbone: PreTrainedModel,
     own_heads: Mapping[str, Head],
     processor: str,
@@ -102,7 +120,7 @@ def load_tasks(
     """Load the tasks' data and the heads that read a backbone for them.
 
     Args:
-        source: names the tasks.
+        configs: what the configuration says of each task.
         backbone: of the class that is read.
         own_heads: by task, what reads it where its configuration names no head.
         processor: folder or repository of the tokenizer or image processor.
@@ -118,15 +136,12 @@ def load_tasks(
     """
     tasks: dict[str, Task] = {}
     heads = dict(own_heads)
-    for name, config in source.tasks.items():
+    for name, config in configs.items():
         with watch.stage(f"load task: {name}"):
             if config.head is not None:
                 heads[name] = _head_from(config.head, name, backbone)
             if name not in heads:
-                raise ValueError(
-                    f"tasks.{name}.head must name a head: the expert of this task is a {type(backbone).__name__}, "
-                    "which has none of its own"
-                )
+                raise ValueError(f"tasks.{name}.head must name a head: no model that was given has one for this task")
             tasks[name], heads[name] = _load_task(name, config, heads[name], backbone, processor, parts)
     return tasks, heads
 
@@ -139,9 +154,10 @@ def _load_task(
         reader = load_reader(processor, config, backbone.config, None)
         return load_task(name, config, reader, head.out_features, (), parts), head
     settings = head_config(head)
-    reader = load_reader(processor, config, backbone.config, settings.pad_token_id)
+    pad_token_id = getattr(settings, "pad_token_id", None)
+    reader = load_reader(processor, config, backbone.config, pad_token_id)
     names = label_names(settings)
-    if settings.pad_token_id is None and isinstance(reader, TextReader):
+    if pad_token_id is None and isinstance(reader, TextReader):
         head = replace(head, config=head.config | {"pad_token_id": reader.pad_token_id})
     return load_task(name, config, reader, len(names), names, parts), head
 
@@ -156,6 +172,10 @@ def head_config(head: TaskHead) -> PreTrainedConfig:
     if not (isinstance(kind, type) and issubclass(kind, PreTrainedModel)):
         raise ValueError(f"a head must be of a model class of transformers; found {head.model_class!r}")
     return cast("type[PreTrainedConfig]", kind.config_class).from_dict(head.config)
+
+
+def _label(task: str) -> str:
+    return f"the model of task {task!r}"
 
 
 def label_names(config: PreTrainedConfig) -> list[str]:
@@ -176,4 +196,5 @@ def _head_from(path: Path, task: str, backbone: PreTrainedModel) -> Head:
         raise ValueError(f"tasks.{task}.head must hold a head of this task; {str(file)!r} has those of {list(heads)}")
     if not path.is_dir():
         raise FileNotFoundError(f"tasks.{task}.head must be a folder or a file of heads; found none at {str(path)!r}")
-    return task_head(load_model(str(path)), backbone, f"tasks.{task}.head")
+    label = f"tasks.{task}.head"
+    return task_head(load_model(str(path), label), backbone, label)

@@ -24,7 +24,7 @@ from wemoe.pooling import POOLINGS
 from wemoe.predictions import to_device
 from wemoe.stopwatch import Stopwatch
 from wemoe.suite_loading import SuiteSource, chosen_dtype, load_models, load_tasks
-from wemoe.task_config import FineTuning, Part
+from wemoe.task_config import FineTuning, Part, SuiteConfig
 
 Scores = dict[str, float]  # accuracy in [0, 1] by task
 
@@ -179,13 +179,24 @@ def load_suite(
     if source.suite is None:
         models = load_models(source, watch)
         processor = cast("str", source.base_model)  # which `load_models` has checked
-        tasks, heads = load_tasks(source, models.base, models.heads, processor, parts, watch)
+        tasks, heads = load_tasks(source.tasks, models.base, models.heads, processor, parts, watch)
         return Suite(models.base, models.experts, heads, tasks).to(device)
+    base, tasks = load_text6(source.suite, watch)
+    suite = fine_tuned_suite(base, tasks, source.suite.fine_tuning, source.seed, watch)
+    return suite.to(device, chosen_dtype(source))
+
+
+def load_text6(config: SuiteConfig, watch: Stopwatch) -> tuple[PreTrainedModel, dict[str, Task]]:
+    """Load MiniLM, downloading it at first use, and the six tasks of the text pack.
+
+    Raises:
+        ConnectionError: MiniLM is not in the cache and can't be downloaded.
+        ValueError: a file is damaged.
+    """
     with watch.stage("load texts and base model"):
         base, tokenizer = minilm.load()
-        texts = {name: tokenize_task(task, tokenizer, source.suite.max_length) for name, task in text6.load().items()}
-    suite = fine_tuned_suite(base, texts, source.suite.fine_tuning, source.seed, watch)
-    return suite.to(device, chosen_dtype(source))
+        tasks = {name: tokenize_task(task, tokenizer, config.max_length) for name, task in text6.load().items()}
+    return base, tasks
 
 
 def fine_tuned_suite(

@@ -56,8 +56,8 @@ def merge_and_unload(
     if not isinstance(model, RoutedModule):
         raise TypeError(f"model must be a routed model; found {type(model).__name__}")
     _check_in_memory(model)
-    routed = {path: module for path, module in model.named_modules() if isinstance(module, RoutedMLP)}
-    chosen = _constants(model, routed) if routing_weights is None else _given(model, routed, routing_weights)
+    routed = _routed_mlps(model)
+    chosen = routing_constants(model, routing_weights)
     plain = _skeleton(model, base_model)
     _share_alike(model, plain)
     _copy_rest(model, plain)
@@ -73,6 +73,20 @@ def merge_and_unload(
             if target is not None and layer is not None:
                 _fold(f"{name}.{piece}", target, layer, chosen[name])
     return plain.train(model.training)
+
+
+def routing_constants(model: RoutedModule, routing_weights: RoutingWeights | None = None) -> dict[str, Tensor]:
+    """Return by the path of each routed MLP the routing weights [T] that it is folded with.
+
+    Raises:
+        ValueError: as in `merge_and_unload`, of the routing.
+    """
+    routed = _routed_mlps(model)
+    return _constants(model, routed) if routing_weights is None else _given(model, routed, routing_weights)
+
+
+def _routed_mlps(model: nn.Module) -> dict[str, RoutedMLP]:
+    return {path: module for path, module in model.named_modules() if isinstance(module, RoutedMLP)}
 
 
 def _constants(model: RoutedModule, routed: Mapping[str, RoutedMLP]) -> dict[str, Tensor]:
@@ -133,7 +147,7 @@ def _share_alike(model: RoutedModule, plain: nn.Module) -> None:
     """Let the plain model hold once what the routed one does, outside its routed MLPs."""
     if isinstance(plain, PreTrainedModel):
         plain.tie_weights()
-    inside = [f"{path}." for path, module in model.named_modules() if isinstance(module, RoutedMLP)]
+    inside = [f"{path}." for path in _routed_mlps(model)]
     shared = find_shared(model)
     share(plain, {path: first for path, first in shared.items() if not path.startswith(tuple(inside))})
 

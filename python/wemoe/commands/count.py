@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -10,7 +11,7 @@ from wemoe.architectures import ARCHITECTURES
 from wemoe.commands.options import Json
 from wemoe.counting import Counts
 from wemoe.counting import count as count_parameters
-from wemoe.routed_methods import ROUTED_METHODS
+from wemoe.routed_methods import ROUTED_METHODS, choose
 
 _Architecture = Annotated[str, typer.Option(metavar="NAME", help=f"One of {', '.join(ARCHITECTURES)}.")]
 _Tasks = Annotated[str, typer.Option(help="Numbers of fine-tuned models: one (8), a range (1-8) or a list (1,3,5).")]
@@ -41,10 +42,11 @@ def count(
     compares the total with keeping all the fine-tuned models. "kept" counts what pruning leaves of the task vectors,
     "kept_total" the model without the rest; "total" counts what is pruned too, as published tables do.
     """
-    choices = {"method": method, "prune_ratio": prune_ratio, "position_encoding": position_encoding}
-    counts = [count_parameters(architecture, number, router_layers, **choices) for number in parse_tasks(tasks)]
+    chosen = asdict(choose(method, prune_ratio=prune_ratio, position_encoding=position_encoding))
+    numbers = parse_tasks(tasks)
+    counts = [count_parameters(architecture, number, router_layers, method=method, **chosen) for number in numbers]
     if as_json:
-        settings = {"architecture": architecture, "router_layers": router_layers, **choices}
+        settings = {"architecture": architecture, "method": method, "router_layers": router_layers, **chosen}
         typer.echo(json.dumps([settings | row.as_dict() for row in counts], indent=2))
     else:
         title = {"wemoe": "WEMoE", "e_wemoe": "E-WEMoE"}[method]
