@@ -5,6 +5,7 @@ import json
 
 import torch
 from PIL import Image
+from torch import nn
 from transformers import BertForSequenceClassification, ViTImageProcessorPil
 
 from headed import clip_classifier, with_labels
@@ -27,37 +28,42 @@ def write_csv(file, rows, delimiter=","):
     return file
 
 
-def text_rows(task, start=0, samples=10):
+def text_rows(task, start=0, samples=20):
     """Samples of both kinds of words, with labels in the order of the heads' outputs."""
     words, names = [*WORDS[task][0], *WORDS[task][1]], LABELS[task]
     texts = [" is ".join(words[(row + i) % 6] for i in range(1 + row % 4)) for row in range(start, start + samples)]
-    return [{"text": text, "label": names[(start + row) % len(names)]} for row, text in enumerate(texts)]
+    return [{"text": text, "label": names[(7 * row * row + row // 3) % len(names)]} for row, text in enumerate(texts)]
 
 
-def classifier(task, backbone=None, seed=0):
-    """A classifier over a tiny BERT, with as many labels as its task has."""
-    base, _ = tiny_base()
-    config = with_labels(base.config, len(LABELS[task]))
+def classifier(task, backbone, tokenizer, seed):
+    """A classifier over a tiny BERT, with as many labels as its task has; it gives all of them."""
+    config = with_labels(backbone.config, len(LABELS[task]))
     config.id2label = dict(enumerate(LABELS[task]))
     config.label2id = {name: number for number, name in config.id2label.items()}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = BertForSequenceClassification(config).eval()
-    model.bert.load_state_dict((backbone or base).state_dict())
+        nn.init.normal_(model.classifier.weight)
+    model.bert.load_state_dict(backbone.state_dict())
+    texts = [row["text"] for row in text_rows(task)]
+    with torch.no_grad():  # or every text would have the same label
+        logits = torch.cat([model(**tokenizer(text, return_tensors="pt")).logits for text in texts])
+        model.classifier.bias -= logits.mean(dim=0)
     return model
 
 
 def text_folders(folder):
     """A base with its tokenizer, two classifiers, and their data: JSON Lines for one, CSV for the other."""
-    base, tokenizer = tiny_base()
+    small, tokenizer = tiny_base()
+    base = fine_tuned(small, seed=0, size=0.3)  # whose features tell texts apart
     base.save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")
     for seed, task in enumerate(LABELS, start=1):
-        classifier(task, fine_tuned(base, seed, size=0.5), seed).save_pretrained(folder / task)
+        classifier(task, fine_tuned(base, seed), tokenizer, seed).save_pretrained(folder / task)
         write = write_jsonl if task == "colours" else write_csv
         suffix = "jsonl" if task == "colours" else "csv"
         for start, part in enumerate(("train", "validation", "test")):
-            write(folder / f"{task}-{part}.{suffix}", text_rows(task, 10 * start))
+            write(folder / f"{task}-{part}.{suffix}", text_rows(task, 20 * start))
     return folder
 
 

@@ -31,13 +31,13 @@ from tiny_texts import tiny_base, tiny_tasks
 from wemoe.data import minilm, text6
 from wemoe.data.batches import Batch, Labelled, Task, Texts, tokenize_task
 from wemoe.data.tables import read_rows
-from wemoe.experts import FineTuning
 from wemoe.heads import task_head, write_heads
 from wemoe.merge_config import parse_config
 from wemoe.model_folders import backbone_of, load_base, load_model
 from wemoe.stopwatch import Stopwatch
 from wemoe.stored_weights import open_stored
 from wemoe.suites import Suite, fine_tuned_suite, load_suite
+from wemoe.task_config import FineTuning
 
 
 @pytest.fixture(scope="module")
@@ -137,13 +137,32 @@ def test_a_suite_is_adapted_on_and_merged_with(suite):
         assert suite.score(plain).keys() == suite.tasks.keys()
 
 
+@pytest.mark.parametrize("kind", ["bert", "clip", "gpt2", "vit"])
+def test_coefficients_are_learned_through_every_kind_of_head(kind):
+    """In training, AdaMerging's parameters are functions of its coefficients; heads read them as they are."""
+    models = headed_experts(kind)
+    base = fine_tuned(backbone(models["three"]), seed=3)
+    experts = {task: backbone(model) for task, model in models.items()}
+    heads = {task: task_head(model, base, task) for task, model in models.items()}
+    suite = Suite(base, experts, heads, {task: Task(3) for task in models})
+    batch = Batch(inputs_for(models["three"]), torch.arange(3))
+    streams = {task: [batch] for task in models}
+    options = {"steps": 2, "learning_rate": 0.1, "progress": False}
+    learned = wemoe.adamerging(base, experts, streams, suite.predict, **options)
+    start = wemoe.task_arithmetic(base, experts, scaling=0.3)
+    for task in models:
+        assert not torch.equal(suite.predict(learned, batch, task), suite.predict(start, batch, task))
+        headed = wemoe.with_head(learned, heads[task])
+        assert torch.equal(suite.predict(learned, batch, task), headed(**batch.inputs).logits)
+
+
 def test_streams_are_the_inputs_in_seeded_order(suite):
     for batches in (suite.streams(4, seed=1), suite.inputs("unlabeled", 4, seed=1), suite.inputs("train", 4, seed=1)):
         assert list(batches) == list(suite.tasks)
         for task, found in batches.items():
             expected = suite.streams(4, seed=1)[task]
             assert [batch.rows.tolist() for batch in found] == [batch.rows.tolist() for batch in expected]
-            assert sorted(row for batch in found for row in batch.rows.tolist()) == list(range(10))
+            assert sorted(row for batch in found for row in batch.rows.tolist()) == list(range(20))
 
 
 # --- heads, made once -----------------------------------------------------------------------------------------------

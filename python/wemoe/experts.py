@@ -22,10 +22,8 @@ from wemoe.data.batches import Labelled, Samples, ShuffledBatches, Task, sorted_
 from wemoe.data.cache import load_tensors, save_tensors, sha256_of_tensors
 from wemoe.heads import frozen_head
 from wemoe.modes import evaluating
-from wemoe.pooling import POOLINGS
-from wemoe.pooling import mean_features as mean_features
-from wemoe.task_config import FineTuning as FineTuning
-from wemoe.task_config import Pooling
+from wemoe.pooling import POOLINGS, mean_features
+from wemoe.task_config import FineTuning, Pooling
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import cast
 from weakref import WeakKeyDictionary
@@ -100,21 +100,15 @@ class Suite:
 
     def batches(
         self, tasks: Iterable[str] | None = None, part: Part = "test", *, progress: bool = False
-    ) -> dict[str, Iterable[tuple[Batch, Tensor]]]:
+    ) -> dict[str, Iterator[tuple[Batch, Tensor]]]:
         """Return the labelled batches of one part by task, every sample once; arguments and errors as of `score`."""
         names = list(self.tasks if tasks is None else tasks)
         unknown = [name for name in names if name not in self.tasks]
         if unknown:
             raise ValueError(f"tasks must be among the suite's, {list(self.tasks)}; found {unknown}")
         parts = {name: self._labelled(name, part) for name in names}
-        sizes = {name: self.tasks[name].batch_size for name in names}
         return {
-            name: tqdm(
-                labelled.sorted_batches(sizes[name]),
-                total=-(-len(labelled.samples) // sizes[name]),
-                desc=f"evaluate ({name})",
-                disable=not progress,
-            )
+            name: _told(labelled, self.tasks[name].batch_size, f"evaluate ({name})" if progress else None)
             for name, labelled in parts.items()
         }
 
@@ -151,6 +145,12 @@ class Suite:
         if not isinstance(found, Labelled):
             raise ValueError(f"task {task!r} must have labelled {part} data; found none")
         return found
+
+
+def _told(labelled: Labelled, size: int, title: str | None) -> Iterator[tuple[Batch, Tensor]]:
+    """Yield sorted batches, under a progress bar that begins with the first one where it has a title."""
+    batches = -(-len(labelled.samples) // size)
+    yield from tqdm(labelled.sorted_batches(size), total=batches, desc=title, disable=title is None)
 
 
 def load_suite(
