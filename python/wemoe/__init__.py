@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from wemoe.models import Family
     from wemoe.report import plot_first_choices, plot_routing, plot_routing_bars
     from wemoe.router_files import load_routers, save_routers
-    from wemoe.sweeping import Sweep, sweep
     from wemoe.sparse_layers import SparseRoutedLinear
+    from wemoe.sweeping import Sweep, sweep
     from wemoe.trainer import RoutedTrainer
     from wemoe.unloading import merge_and_unload
     from wemoe.upcycling import upcycle
@@ -45,10 +45,10 @@ _HOMES = {
     "MLPSlots": "wemoe.mlps",
     "RoutedLinear": "wemoe.layers",
     "RoutedMLP": "wemoe.layers",
-    "RoutingSummary": "wemoe.inspection",
     "RoutedTrainer": "wemoe.trainer",
-    "Sweep": "wemoe.sweeping",
+    "RoutingSummary": "wemoe.inspection",
     "SparseRoutedLinear": "wemoe.sparse_layers",
+    "Sweep": "wemoe.sweeping",
     "TaskHead": "wemoe.heads",
     "WeightEnsemblingMoE": "wemoe.drop_in",
     "adamerging": "wemoe.adaptation",
@@ -89,8 +89,8 @@ __all__ = [
     "RoutedMLP",
     "RoutedTrainer",
     "RoutingSummary",
-    "Sweep",
     "SparseRoutedLinear",
+    "Sweep",
     "TaskHead",
     "WeightEnsemblingMoE",
     "__version__",
