@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from wemoe.models import Family
     from wemoe.report import plot_first_choices, plot_routing, plot_routing_bars
     from wemoe.router_files import load_routers, save_routers
+    from wemoe.sparse_layers import SparseRoutedLinear
     from wemoe.trainer import RoutedTrainer
     from wemoe.upcycling import upcycle
 
@@ -41,6 +42,7 @@ _HOMES = {
     "RoutedMLP": "wemoe.layers",
     "RoutingSummary": "wemoe.inspection",
     "RoutedTrainer": "wemoe.trainer",
+    "SparseRoutedLinear": "wemoe.sparse_layers",
     "TaskHead": "wemoe.heads",
     "WeightEnsemblingMoE": "wemoe.drop_in",
     "adamerging": "wemoe.adaptation",
@@ -76,6 +78,7 @@ __all__ = [
     "RoutedMLP",
     "RoutedTrainer",
     "RoutingSummary",
+    "SparseRoutedLinear",
     "TaskHead",
     "WeightEnsemblingMoE",
     "__version__",
