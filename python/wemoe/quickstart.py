@@ -35,8 +35,12 @@ from wemoe.stopwatch import Stopwatch
 from wemoe.suites import Scores, Suite, fine_tuned_suite
 from wemoe.task_config import FineTuning
 
-ADAPTED = {"wemoe_depth0": "wemoe_depth0_match", "wemoe": "wemoe_match", "wemoe_entropy": "wemoe_entropy"}
-"""The adapted methods, and the rows of a comparison that they are."""
+ADAPTED = {
+    "wemoe_depth0": ("wemoe_depth0_match", 1e-2),
+    "wemoe": ("wemoe_match", 3e-3),
+    "wemoe_entropy": ("wemoe_entropy", 1e-4),
+}
+"""The adapted methods: the rows of a comparison that they are, and their learning rates for as many steps as here."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,9 @@ class Recipe:
         """The methods, as rows of a comparison."""
         rows = {name: ROWS[name] for name in ("pretrained", "individual", "average")}
         rows["task_arithmetic"] = ROWS["task_arithmetic"].with_options({"scaling": list(self.scalings)})
-        steps = {"steps": self.steps}
-        return rows | {name: ROWS[row].with_options(steps) for name, row in ADAPTED.items()}
+        for name, (row, learning_rate) in ADAPTED.items():
+            rows[name] = ROWS[row].with_options({"steps": self.steps, "learning_rate": learning_rate})
+        return rows
 
     def as_dict(self) -> dict[str, Any]:
         """What `results.json` keeps of the recipe."""
