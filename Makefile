@@ -46,10 +46,12 @@ bench-check: .venv/.dev  ## fail on a slowdown against benchmarks/baseline.json;
 ci-native: sanitize imitate clang cuda-build .venv/.dev  ## other compilers and flags, the CUDA build, every slow test
 	$(BIN)/pytest -m slow --durations=10
 
-ci-peers: .venv/.dev build/peers/.installed build/open_clip/.installed  ## comparisons with other packages
+ci-peers: .venv/.dev build/peers/.installed build/open_clip/.installed build/mergekit/.installed  ## comparisons with other packages
 	PYTHONPATH=build/peers $(BIN)/python -W ignore -c "import fusion_bench.models.we_moe, peft.utils.merge_utils"  # or its tests would be skipped
-	PYTHONPATH=build/peers $(BIN)/pytest -m peers --deselect tests/peers/test_open_clip.py $(ARGS)
+	PYTHONPATH=build/peers $(BIN)/pytest -m peers --deselect tests/peers/test_open_clip.py --deselect tests/peers/test_mergekit.py $(ARGS)
 	PYTHONPATH=build/open_clip $(BIN)/pytest -m peers tests/peers/test_open_clip.py $(ARGS)
+	PYTHONPATH=build/mergekit $(BIN)/python -W ignore -c "import mergekit.merge"
+	PYTHONPATH=build/mergekit $(BIN)/pytest -m peers tests/peers/test_mergekit.py $(ARGS)
 
 # --- the environment -----------------------------------------------------------------------------------------------
 

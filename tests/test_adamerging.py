@@ -1,6 +1,7 @@
 """AdaMerging: task arithmetic until its coefficients are trained, by the objectives of test-time adaptation."""
 
 import copy
+import inspect
 
 import pytest
 import torch
@@ -10,9 +11,11 @@ import wemoe
 from models import experts_of, fine_tuned
 from points import Row, TiedModel
 from tiny_families import FAMILIES, output
+from wemoe.adaptation import AdaptOptions
 from wemoe.adaptation.adamerging import coefficients, fold_coefficients, with_coefficients
 from wemoe.adaptation.objectives import entropy
-from wemoe.merging.ties import elect, trimmed_task_vectors
+from wemoe.merging.rules import open_sources
+from wemoe.merging.ties import elected_task_vectors
 
 TASKS = ("x", "y", "z")
 PER = pytest.mark.parametrize("per", ["layer", "task"])
@@ -58,6 +61,24 @@ def test_coefficients_by_hand():
     assert coefficients(model)["row"].tolist() == [2.0, -1.0]
 
 
+@PER
+def test_a_step_by_hand(per):
+    # two classes of logits (z, 0) with z = theta . x and x = (1, 1); the entropy's derivative by z is -z p (1 - p)
+    base, experts = Row([0.5, 0.0]), {"x": Row([1.5, 1.0]), "y": Row([-1.5, 0.0])}
+
+    def logits(model, batch, task):
+        z = batch @ model.row
+        return torch.stack([z, torch.zeros_like(z)], dim=-1)
+
+    streams = {"x": [torch.ones(1, 2)]}
+    # task vectors (1, 1) and (-2, 0), so z = 0.5 + 0.3 * 2 - 0.3 * 2 > 0: to raise z, Adam's first step moves the
+    # first coefficient up by the learning rate, to 0.4, and the second down, to 0.2
+    options = {"per": per, "steps": 1, "learning_rate": 0.1, "progress": False}
+    merged = wemoe.adamerging(base, experts, streams, logits, **options)
+    expected = torch.tensor([0.5 + 0.4 - 2 * 0.2, 0.4])
+    torch.testing.assert_close(merged.row.detach(), expected, atol=1e-5, rtol=0)  # but for Adam's eps
+
+
 def test_a_layer_is_a_parameter_tensor_and_a_task_has_one_coefficient(setting):
     base, experts, _ = setting
     tensors = {name for name, _ in base.named_parameters()} | {"decoder.weight"}  # the embedding's by another name
@@ -83,17 +104,18 @@ def test_plus_plus_takes_the_elected_entries_of_each_trimmed_task_vector():
 @PER
 def test_one_step_is_adams_on_the_sum_of_the_tasks_losses(setting, per, density):
     base, experts, streams = setting
-    vectors = [
-        {name: e.get_parameter(name).detach() - p.detach() for name, p in base.named_parameters()}
-        for e in experts.values()
-    ]
-    if density is not None:
-        vectors = elect(list(trimmed_task_vectors(base, experts, density).values()))
+    with open_sources(base, experts) as sources:
+        vectors_of = (
+            (lambda name: [sources.task_vector(task, name) for task in TASKS])
+            if density is None
+            else elected_task_vectors(sources, density)
+        )
+        vectors = {name: vectors_of(name) for name in sources.names}
     lambdas = {name: torch.full((3,), 0.3, requires_grad=True) for name, _ in base.named_parameters()}
     if per == "task":
         lambdas = dict.fromkeys(lambdas, lambdas["inner.weight"])
     merged = {
-        name: p.detach() + sum(lambdas[name][t] * tau[name] for t, tau in enumerate(vectors))
+        name: p.detach() + sum(lambdas[name][t] * tau for t, tau in enumerate(vectors[name]))
         for name, p in base.named_parameters()
     }
     loss = sum(entropy(functional_call(base, merged, streams[task][0]), None) for task in TASKS)
@@ -192,6 +214,25 @@ def test_every_family_reads_merged_weights(name):
     found.square().sum().backward()
     trained = [p for p in model.parameters() if p.requires_grad]
     assert sum(p.grad is not None and bool(p.grad.any()) for p in trained) >= 2 * 6  # maps and norms of two blocks
+
+
+def test_adapts_options_are_handed_on_and_others_refused(setting):
+    keywords = {
+        name: parameter.annotation
+        for name, parameter in inspect.signature(wemoe.adapt).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name != "experts"
+    }
+    declared = {name: kind.__forward_arg__ for name, kind in AdaptOptions.__annotations__.items()}
+    assert declared == keywords
+    with pytest.raises(TypeError, match=r"adamerging takes the options of adapt, .* found \['experts', 'step'\]"):
+        run(setting, step=1, experts={})
+
+
+def test_published_options_are_the_defaults(setting):
+    spelled = run(setting, objective="entropy", learning_rate=1e-3)
+    assert all(torch.equal(x, y) for x, y in zip(run(setting).parameters(), spelled.parameters(), strict=True))
+    other = run(setting, objective="match", learning_rate=1e-3)
+    assert not torch.equal(other.inner.weight, spelled.inner.weight)
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,20 @@ def test_count_defaults_to_the_published_table():
     assert count_as_json() == count_as_json("--tasks", "1-8", "--router-layers", "2")
 
 
+def test_count_knows_e_wemoe():
+    (row,) = count_as_json("--tasks", "8", "--method", "e_wemoe")
+    # 12 MLPs of 4,722,432 parameters, of which pruning by 0.9 keeps 2 * 235,930 + 308 + 77
+    assert (row["trainable"], row["total"], row["kept"]) == (596_744, 567_398_921, 8 * 12 * 472_245)
+    assert row["kept_total"] == 159_380_969
+    assert (row["method"], row["share_router"], row["prune_ratio"]) == ("e_wemoe", True, 0.9)
+    arguments = ("--method", "e_wemoe", "--prune-ratio", "0.5", "--position-encoding", "--router-layers", "1")
+    (row,) = count_as_json("--tasks", "8", *arguments)
+    assert (row["trainable"], row["prune_ratio"]) == (776 * 8 + 8, 0.5)
+    table = run("count", "--architecture", "openclip-vit-b-32", "--tasks", "8", "--method", "e_wemoe").stdout
+    assert table.startswith("E-WEMoE on openclip-vit-b-32, router layers: 2\n")
+    assert table.splitlines()[-1].split()[-2:] == ["45,335,520", "159,380,969"]
+
+
 @pytest.mark.parametrize(
     ("text", "numbers"), [("8", [8]), ("1-3", [1, 2, 3]), ("1,3,5", [1, 3, 5]), ("1-2, 8", [1, 2, 8])]
 )
@@ -67,6 +81,7 @@ def test_count_prints_an_aligned_table():
         (["--architecture", "minilm-l6", "--tasks", "8-1"], "a range (1-8) or a list (1,3,5); found '8-1'"),
         (["--architecture", "minilm-l6", "--tasks", "all"], "a range (1-8) or a list (1,3,5); found 'all'"),
         (["--architecture", "minilm-l6", "--tasks", ""], "a range (1-8) or a list (1,3,5); found ''"),
+        (["--architecture", "minilm-l6", "--method", "moe"], "method must be one of wemoe, e_wemoe; found 'moe'"),
         (["--architecture", "minilm-l6", "--router-layers", "3"], "router_layers must be 0, 1 or 2; found 3"),
     ],
 )
@@ -86,7 +101,7 @@ def test_debug_lets_the_error_through(option, variable):
 
 
 def test_a_defect_keeps_its_traceback(monkeypatch):
-    monkeypatch.setattr(cli, "count", lambda *_: {}["missing"])
+    monkeypatch.setattr("wemoe.commands.count.count_parameters", lambda *_, **_choices: {}["missing"])
     assert isinstance(run("count", "--architecture", "minilm-l6").exception, KeyError)
 
 
@@ -130,7 +145,7 @@ def test_version():
 def test_help_names_every_command():
     result = run("--help")
     assert result.exit_code == 0
-    for command in ("count", "info", "quickstart"):
+    for command in ("merge", "adapt", "evaluate", "compare", "unload", "methods", "quickstart", "count", "info"):
         assert f"\n  {command} " in result.stdout
 
 

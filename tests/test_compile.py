@@ -10,15 +10,26 @@ import wemoe
 from headed import headed_experts, inputs_for, routed_backbone
 from test_families import make
 from tiny_families import output
+from wemoe.routed_methods import ROUTED_METHODS
 from wemoe.routing_scope import current_scope
 
 MODELS = ("bert", "vit", "gpt2")  # tokens that vote: those not padded, all, and the prompt's
 
 
 @pytest.fixture(params=MODELS)
-def made(request):
-    _, _, model, inputs = make(request.param)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture(params=ROUTED_METHODS)
+def made(request, kind):
+    _, _, model, inputs = make(kind, method=request.param)
     return model, inputs
+
+
+def dtypes_of(model):
+    """Those of the numbers of a model; sparse task vectors have masks and offsets too."""
+    return {p.dtype for p in model.parameters() if p.is_floating_point()}
 
 
 def part_of(inputs, samples):
@@ -91,7 +102,7 @@ def test_autocast_gives_the_outputs_and_router_gradients_of_single_precision(mad
     exact, expected = output(model, inputs), router_gradients(model, model, inputs)
     with torch.autocast("cpu", torch.bfloat16):
         found, gradients = output(model, inputs), router_gradients(model, model, inputs)
-    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert dtypes_of(model) == {torch.float32}
     assert all(gradient.dtype == torch.float32 for gradient in gradients.values())
     # bf16 keeps 8 bits; two blocks of a dozen roundings each
     torch.testing.assert_close(found.float(), exact, atol=0.05 * exact.abs().max().item(), rtol=0)
@@ -117,7 +128,7 @@ def test_a_model_leaves_memory_and_comes_back(made):
 def test_a_model_changes_its_dtype(made):
     model, inputs = made
     double = copy.deepcopy(model).double()
-    assert {p.dtype for p in double.parameters()} == {torch.float64}
+    assert dtypes_of(double) == {torch.float64}
     inputs64 = {name: x.double() if x.is_floating_point() else x for name, x in inputs.items()}
     # fp32 against fp64, through two blocks of width 16
     torch.testing.assert_close(output(double, inputs64).float(), output(model, inputs), atol=1e-5, rtol=1e-5)
@@ -140,4 +151,5 @@ def test_a_training_step_moves_the_routers_alone(made):
     router_gradients(model, model, inputs)
     torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1).step()
     moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
-    assert moved == {name for name, p in model.named_parameters() if p.requires_grad}
+    named = model.named_parameters(remove_duplicate=False)  # a shared router has a name in every block
+    assert moved == {name for name, p in named if p.requires_grad}

@@ -1,6 +1,8 @@
 """Parameter counts against the published ones, and descriptions against real models."""
 
+import math
 from dataclasses import fields
+from fractions import Fraction
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from transformers import BertConfig, BertModel, CLIPVisionConfig, CLIPVisionMode
 
 from wemoe.architectures import ARCHITECTURES, Architecture
 from wemoe.counting import Counts, count
+from wemoe.routed_methods import kept_entries
 
 # The parameter table of the WEMoE authors (OpenCLIP ViT-B/32, two-layer routers): millions of trainable
 # parameters, percentage, millions in total, millions saved against k single models of 113.45 million. The
@@ -54,6 +57,29 @@ HF_CLIP = {
 }
 
 
+# E-WEMoE, pruned by 0.9, with a two-layer router that all MLPs share: (trainable, total, entries of task vectors that
+# are kept, total of those). The first two are printed among the result files of its authors for B/32 with 4, 6 and 8
+# tasks, for B/16 with 4 and 8, and for L/14 with 8.
+E_WEMOE = {
+    ("openclip-vit-b-32", 2): (592_130, 227_379_203, 11_333_880, 125_374_715),
+    ("openclip-vit-b-32", 4): (593_668, 340_719_109, 22_667_760, 136_710_133),
+    ("openclip-vit-b-32", 6): (595_206, 454_059_015, 34_001_640, 148_045_551),
+    ("openclip-vit-b-32", 8): (596_744, 567_398_921, 45_335_520, 159_380_969),
+    ("hf-clip-vit-b-32", 2): (592_130, 201_386_498, 11_333_880, 99_382_010),
+    ("hf-clip-vit-b-32", 4): (593_668, 314_726_404, 22_667_760, 110_717_428),
+    ("hf-clip-vit-b-32", 6): (595_206, 428_066_310, 34_001_640, 122_052_846),
+    ("hf-clip-vit-b-32", 8): (596_744, 541_406_216, 45_335_520, 133_388_264),
+    ("hf-clip-vit-b-16", 2): (592_130, 199_729_922, 11_333_880, 97_725_434),
+    ("hf-clip-vit-b-16", 4): (593_668, 313_069_828, 22_667_760, 109_060_852),
+    ("hf-clip-vit-b-16", 6): (595_206, 426_409_734, 34_001_640, 120_396_270),
+    ("hf-clip-vit-b-16", 8): (596_744, 539_749_640, 45_335_520, 131_731_688),
+    ("hf-clip-vit-l-14", 2): (1_051_650, 707_130_370, 40_290_000, 344_521_426),
+    ("hf-clip-vit-l-14", 4): (1_053_700, 1_110_031_364, 80_580_000, 384_813_476),
+    ("hf-clip-vit-l-14", 6): (1_055_750, 1_512_932_358, 120_870_000, 425_105_526),
+    ("hf-clip-vit-l-14", 8): (1_057_800, 1_915_833_352, 161_160_000, 465_397_576),
+}
+
+
 def millions(number: int) -> float:
     return round(number / 1e6, 2)
 
@@ -84,6 +110,40 @@ def test_transformers_clip(architecture, tasks):
     assert (counts.trainable, counts.total) == HF_CLIP[architecture, tasks]
 
 
+@pytest.mark.parametrize(("architecture", "tasks"), E_WEMOE)
+def test_e_wemoe(architecture, tasks):
+    counts = count(architecture, tasks, method="e_wemoe")
+    found = counts.trainable, counts.total, counts.kept, counts.kept_total
+    assert found == E_WEMOE[architecture, tasks]
+
+
+def test_e_wemoe_with_other_routers():
+    one = count("hf-clip-vit-b-32", 8, router_layers=1, method="e_wemoe")
+    assert (one.trainable, one.total) == (6_152, 540_815_624)  # printed by the authors
+    assert count("hf-clip-vit-b-32", 8, router_layers=0, method="e_wemoe").trainable == 8
+    wider = count("hf-clip-vit-b-32", 8, method="e_wemoe", position_encoding=True)
+    assert wider.trainable == 776 * 776 + 776 + 776 * 8 + 8
+
+
+def test_each_choice_of_e_wemoe_counts_for_itself():
+    both, shared, pruned, neither = (
+        count("hf-clip-vit-b-32", 8, method="e_wemoe", **choices)
+        for choices in ({}, {"prune_ratio": 0}, {"share_router": False}, {"prune_ratio": 0, "share_router": False})
+    )
+    assert (shared.trainable, shared.kept_total) == (both.trainable, both.total)
+    assert (pruned.trainable, pruned.kept) == (neither.trainable, both.kept)
+    assert neither == count("hf-clip-vit-b-32", 8)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.1, 0.29, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("size", [0, 1, 2, 10, 101, 768, 2_359_296])
+def test_kept_entries_are_those_above_the_quantile(ratio, size):
+    """Of the magnitudes 1, 2, ..., n those above their linearly interpolated quantile, in exact arithmetic."""
+    quantile = 1 + Fraction(str(ratio)) * (size - 1)
+    above = size - math.floor(quantile) if ratio and size else size
+    assert kept_entries(size, ratio) == above
+
+
 def test_router_depths():
     # The WEMoE authors print 73.8K (0.01 %) for one layer; without any there is a constant per MLP.
     one, zero = (count("openclip-vit-b-32", 8, router_layers=layers) for layers in (1, 0))
@@ -97,6 +157,7 @@ def test_breakdown():
         static=113_448_705 - 12 * 4_722_432,
         base_mlps=12 * 4_722_432,
         task_vectors=2 * 12 * 4_722_432,
+        kept=2 * 12 * 4_722_432,
         routers=7_105_560,
     )
 
@@ -105,8 +166,8 @@ def test_breakdown():
 @pytest.mark.parametrize("router_layers", [0, 1, 2])
 def test_the_parts_make_the_total(architecture, router_layers):
     counts = count(architecture, 3, router_layers)
-    parts = sum(getattr(counts, field.name) for field in fields(counts) if field.name != "tasks")
-    assert counts.total == parts
+    parts = sum(getattr(counts, field.name) for field in fields(counts) if field.name not in ("tasks", "kept"))
+    assert counts.total == counts.kept_total == parts
     assert counts.saved == 3 * count(architecture, 1).individual - counts.total
 
 
@@ -166,3 +227,18 @@ def build(name: str, described: Architecture):
 def test_errors_name_the_argument_the_rule_and_what_was_found(arguments, message):
     with pytest.raises(ValueError, match=message):
         count(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("layers", "choices", "message"),
+    [
+        (2, {"method": "moe"}, "method must be one of wemoe, e_wemoe; found 'moe'"),
+        (2, {"prune_ratio": 1.0}, r"prune_ratio must be in \[0, 1\); found 1.0"),
+        (2, {"prune_ratio": math.nan}, r"prune_ratio must be in \[0, 1\); found nan"),
+        (2, {"position_encoding": True}, "needs share_router=True and .*; found share_router=False, depth 2"),
+        (0, {"method": "e_wemoe", "position_encoding": True}, "found share_router=True, depth 0"),
+    ],
+)
+def test_choices_that_do_not_go_together_are_refused(layers, choices, message):
+    with pytest.raises(ValueError, match=message):
+        count("hf-clip-vit-b-32", 8, layers, **choices)

@@ -10,13 +10,15 @@ import wemoe
 from models import experts_of, inputs_of, randomised, tiny_bert
 from test_upcycling import output
 from wemoe.device_maps import device_of
-from wemoe.layers import RoutedLinear, RoutedMLP
+from wemoe.layers import RoutedMLP
+from wemoe.packed_layers import PackedLinear
+from wemoe.routed_methods import ROUTED_METHODS
 
 
-@pytest.fixture
-def model():
+@pytest.fixture(params=ROUTED_METHODS)
+def model(request):
     base = tiny_bert(intermediate_size=32)  # a multiple of 16: packed on a CPU
-    return randomised(wemoe.upcycle(base, experts_of(base)))
+    return randomised(wemoe.upcycle(base, experts_of(base), method=request.param))
 
 
 @pytest.fixture
@@ -47,6 +49,7 @@ def test_every_tensor_is_loaded_straight_to_its_device(saved, monkeypatch):
     monkeypatch.setattr(accelerate, "dispatch_model", lambda model, places, **_: dispatched.append(places))
     again = wemoe.from_pretrained(saved, device_map=PARTS)
     assert dispatched == [PARTS]
+    assert len(dict(again.named_parameters())) == len(dict(wemoe.from_pretrained(saved).named_parameters()))
     for name, tensor in [*again.named_parameters(), *again.named_buffers()]:
         assert tensor.device == device_of(name, PARTS)
     assert not any(mlp.up.is_packed for mlp in mlps(again))  # accelerate moves weights in their plain shapes
@@ -58,7 +61,7 @@ def test_accelerates_hooks_leave_the_outputs_as_they_are(saved, model):
     assert torch.equal(output(hooked, inputs), output(model, inputs))
     offloaded = wemoe.from_pretrained(saved)
     for module in offloaded.modules():
-        if isinstance(module, RoutedLinear):
+        if isinstance(module, PackedLinear):
             module.unpack()
     accelerate.cpu_offload(offloaded, execution_device="cpu")
     assert torch.equal(output(offloaded, inputs), output(model, inputs))

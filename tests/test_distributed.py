@@ -17,6 +17,7 @@ import wemoe
 from models import experts_of, inputs_of, randomised, tiny_bert
 from processes import PROCESSES, run_in_processes
 from test_upcycling import output
+from wemoe.routed_methods import ROUTED_METHODS
 
 pytestmark = pytest.mark.slow  # every process imports torch and transformers
 
@@ -24,12 +25,12 @@ BATCH = 4
 FULL = StateDictOptions(full_state_dict=True)
 
 
-def routed_bert(batch_reduce=False, dtype=torch.float32, **changes):
+def routed_bert(batch_reduce=False, dtype=torch.float32, method="wemoe", **changes):
     """The same model in every process."""
     torch.manual_seed(0)
     base = tiny_bert(**changes)
     experts = {task: expert.to(dtype) for task, expert in experts_of(base).items()}
-    return randomised(wemoe.upcycle(base.to(dtype), experts, batch_reduce=batch_reduce))
+    return randomised(wemoe.upcycle(base.to(dtype), experts, method=method, batch_reduce=batch_reduce))
 
 
 def global_batch(model):
@@ -69,13 +70,14 @@ def test_data_parallel_gradients_are_those_of_the_global_batch(tmp_path):
 
 
 def data_parallel(rank):
-    model = routed_bert()
-    batch = global_batch(model)
-    expected = gradients(copy.deepcopy(model), batch)
-    parallel = DistributedDataParallel(model)
-    gradients(parallel, part_of(batch, rank))
-    found = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
-    assert_same_gradients(found, expected)
+    for method in ROUTED_METHODS:
+        model = routed_bert(method=method)
+        batch = global_batch(model)
+        expected = gradients(copy.deepcopy(model), batch)
+        parallel = DistributedDataParallel(model)
+        gradients(parallel, part_of(batch, rank))
+        found = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+        assert_same_gradients(found, expected)
 
 
 def test_batch_averaged_routing_averages_over_each_processs_own_part(tmp_path):
@@ -114,6 +116,10 @@ CASES = {
     "uneven": (UNEVEN, torch.float32, None),
     "plain": (PLAIN, torch.float32, None),
     "plain, by output": (PLAIN, torch.float32, by_output),
+    "sparse, even": (EVEN, torch.float32, None, "e_wemoe"),
+    "sparse, bf16 beside fp32 routers": (EVEN, torch.bfloat16, None, "e_wemoe"),
+    "sparse, uneven": (UNEVEN, torch.float32, None, "e_wemoe"),
+    "sparse, lines filled up": (PLAIN, torch.float32, None, "e_wemoe"),
 }
 
 
@@ -131,11 +137,12 @@ def all_sharded(rank, folder):
             raise
 
 
-def sharded(rank, sizes, dtype, placement, folder):
-    plain = routed_bert(dtype=dtype, **sizes)
+def sharded(rank, sizes, dtype, placement, *method_and_folder):
+    *method, folder = method_and_folder
+    plain = routed_bert(False, dtype, *method, **sizes)
     batch = global_batch(plain)
     model = sharded_copy(plain, placement)
-    if sizes == EVEN:
+    if sizes == EVEN and not method:
         assert_half_of_the_bytes(model, plain)
 
     assert torch.equal(output(model, part_of(batch, rank)), output(plain, part_of(batch, rank)))
@@ -156,15 +163,25 @@ def sharded(rank, sizes, dtype, placement, folder):
     torch.distributed.barrier()
     assert torch.equal(output(wemoe.from_pretrained(folder), batch), output(plain, batch))
 
-    other = sharded_copy(routed_bert(dtype=dtype, **sizes), placement)
-    set_model_state_dict(other, dict(state), options=FULL)
+    other = sharded_copy(routed_bert(False, dtype, *method, **sizes), placement)
+    load_gathered(other, state)
     assert_same_state(get_model_state_dict(other, options=FULL), plain.state_dict())
     assert torch.equal(output(other, batch), output(plain, batch))
+
+
+def load_gathered(model, state):
+    """Torch shards what it loads under the first name of each parameter, and cannot take a shared router's others."""
+    first = dict(model.named_parameters()).keys()
+    once = {name: tensor for name, tensor in state.items() if name in first}
+    options = StateDictOptions(full_state_dict=True, strict=len(once) == len(state))
+    set_model_state_dict(model, once, options=options)
 
 
 def sharded_copy(model, placement=None):
     mesh = init_device_mesh("cpu", (PROCESSES,))
     model = copy.deepcopy(model)
+    for router in {block.output.dense.router for block in model.encoder.layer}:
+        fully_shard(router, mesh=mesh)  # first, for one that blocks share can belong to none of them
     for block in model.encoder.layer:
         fully_shard(block, mesh=mesh, shard_placement_fn=placement)
     return fully_shard(model, mesh=mesh, shard_placement_fn=placement)
@@ -189,10 +206,15 @@ def test_a_model_is_sharded_before_it_has_memory(tmp_path):
 
 
 def sharded_on_meta(rank):
-    plain = routed_bert(**EVEN)
+    for method in ROUTED_METHODS:
+        sharded_on_meta_of(method)
+
+
+def sharded_on_meta_of(method):
+    plain = routed_bert(method=method, **EVEN)
     batch = global_batch(plain)
     model = sharded_copy(copy.deepcopy(plain).to("meta")).to_empty(device="cpu")
-    set_model_state_dict(model, plain.state_dict(), options=FULL)
+    load_gathered(model, plain.state_dict())
     for name, buffer in plain.named_buffers():  # those that no state dict has
         model.get_buffer(name).copy_(buffer)
     assert_same_state(get_model_state_dict(model, options=FULL), plain.state_dict())

@@ -25,9 +25,12 @@ import wemoe
 from models import experts_of, randomised
 from tiny_families import BERT, FAMILIES, LLAMA, T5, VISION, of, output
 from wemoe.layers import RoutedMLP
+from wemoe.merging.transforms import prune
 from wemoe.models import find_blocks
+from wemoe.routed_methods import ROUTED_METHODS
 
 families = pytest.mark.parametrize("name", FAMILIES)
+methods = pytest.mark.parametrize("method", ROUTED_METHODS)
 SLOW = pytest.mark.slow
 
 
@@ -60,9 +63,11 @@ def test_a_description_names_the_pieces_of_every_block(name):
             assert all("relative_attention_bias" in n for n in rest)  # everything else is described
 
 
+@methods
 @families
-def test_every_sample_equals_the_model_merged_for_it_by_hand(name):
-    base, experts, model, inputs = make(name)
+def test_every_sample_equals_the_model_merged_for_it_by_hand(name, method):
+    base, experts, model, inputs = make(name, method=method)
+    ratio = model.routing_config.prune_ratio
     with wemoe.record_routing(model) as routing:
         found = output(model, inputs)
     merged = wemoe.task_arithmetic(base, experts, 0.3)
@@ -75,7 +80,7 @@ def test_every_sample_equals_the_model_merged_for_it_by_hand(name):
                 for parameter in merged.get_submodule(path).get_submodule(slot).parameters():
                     n = names[parameter]
                     theta_0 = base.get_parameter(n)
-                    task_vectors = [expert.get_parameter(n) - theta_0 for expert in experts.values()]
+                    task_vectors = [prune(expert.get_parameter(n) - theta_0, ratio) for expert in experts.values()]
                     theta[n] = theta_0 + sum(w * tau for w, tau in zip(weights, task_vectors, strict=True))
         sample = {key: value[b : b + 1] for key, value in inputs.items()}
         expected = output(functional_caller(merged, theta), sample)
@@ -88,9 +93,10 @@ def functional_caller(model, theta):
     return lambda **inputs: functional_call(model, theta, (), inputs)
 
 
+@methods
 @families
-def test_a_sample_depends_neither_on_its_batch_nor_on_its_padding(name):
-    _, _, model, inputs = make(name)
+def test_a_sample_depends_neither_on_its_batch_nor_on_its_padding(name, method):
+    _, _, model, inputs = make(name, method=method)
     whole = output(model, inputs)
     for b in range(len(whole)):
         sample = {key: value[b : b + 1] for key, value in inputs.items()}
@@ -101,9 +107,10 @@ def test_a_sample_depends_neither_on_its_batch_nor_on_its_padding(name):
         torch.testing.assert_close(whole[b : b + 1, : alone.shape[1]], alone, atol=2e-5, rtol=1e-5)
 
 
+@methods
 @families
-def test_gradients_reach_every_router_and_nothing_else(name):
-    _, _, model, inputs = make(name)
+def test_gradients_reach_every_router_and_nothing_else(name, method):
+    _, _, model, inputs = make(name, method=method)
     output(model, inputs).square().sum().backward()
     for n, parameter in model.named_parameters():
         assert parameter.requires_grad == (".router." in n)
@@ -132,35 +139,37 @@ def test_whole_models_compile_without_a_graph_break(name):
 
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory):
-    """Every family's model saved, and the outputs that one other process has with what it loads."""
+    """Every family's models saved, and the outputs that one other process has with what it loads."""
     folder = tmp_path_factory.mktemp("families")
     expected = {}
     for number, name in enumerate(FAMILIES):
-        torch.manual_seed(number)
-        _, _, model, inputs = make(name)
-        model.save_pretrained(folder / name)
-        torch.save(inputs, folder / name / "inputs.pt")
-        with torch.no_grad():
-            expected[name] = output(model, inputs)
+        for method in ROUTED_METHODS:
+            torch.manual_seed(number)
+            _, _, model, inputs = make(name, method=method)
+            model.save_pretrained(folder / name / method)
+            torch.save(inputs, folder / name / method / "inputs.pt")
+            with torch.no_grad():
+                expected[name, method] = output(model, inputs)
     script = f"""
 import sys, torch, wemoe
 from pathlib import Path
 from tiny_families import BERT, FAMILIES, LLAMA, T5, VISION, of, output
 torch.set_num_threads({torch.get_num_threads()})
 for name, tiny in FAMILIES.items():
-    folder = Path(sys.argv[1]) / name
-    skeleton = tiny.make() if "openclip" in name else None
-    model = wemoe.from_pretrained(folder, base_model=skeleton)
-    with torch.no_grad():
-        torch.save(output(model, torch.load(folder / "inputs.pt")), folder / "outputs.pt")
+    for folder in (Path(sys.argv[1]) / name).iterdir():
+        skeleton = tiny.make() if "openclip" in name else None
+        model = wemoe.from_pretrained(folder, base_model=skeleton)
+        with torch.no_grad():
+            torch.save(output(model, torch.load(folder / "inputs.pt")), folder / "outputs.pt")
 """
     subprocess.run([sys.executable, "-c", script, str(folder)], check=True, cwd="tests")
-    return {name: (expected[name], torch.load(folder / name / "outputs.pt")) for name in FAMILIES}
+    return {key: (there, torch.load(folder.joinpath(*key, "outputs.pt"))) for key, there in expected.items()}
 
 
+@methods
 @families
-def test_a_fresh_process_loads_it_to_the_same_bits(elsewhere, name):
-    here, there = elsewhere[name]
+def test_a_fresh_process_loads_it_to_the_same_bits(elsewhere, name, method):
+    here, there = elsewhere[name, method]
     assert torch.equal(here, there)
 
 

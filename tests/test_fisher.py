@@ -49,6 +49,22 @@ def test_the_exact_diagonal_is_that_of_logistic_regression():
         torch.testing.assert_close(exact(Logistic(0.5, -1.0), batches)["w"], expected)
 
 
+@pytest.mark.parametrize("scale", [1.0, 30.0], ids=["uncertain", "nearly certain"])
+@pytest.mark.parametrize("classes", [2, 5])
+def test_one_score_less_than_classes_has_the_gradients_of_all(classes, scale):
+    logits = (scale * torch.randn(3, classes)).requires_grad_()
+
+    def squares(scores):
+        gradients = (torch.autograd.grad(score, logits, retain_graph=True)[0] for score in scores)
+        return sum(gradient.square() for gradient in gradients)
+
+    log_p = logits.log_softmax(dim=-1)
+    scores = list(_scores(64, torch.Generator(), logits))
+    assert len(scores) == 3 * (classes - 1)
+    expected = squares((log_p.detach().div(2).exp() * log_p).flatten())
+    torch.testing.assert_close(squares(scores), expected, rtol=1e-4, atol=0)  # however small p (1 - p) is
+
+
 def test_the_published_one_squares_a_sum_and_depends_on_the_batches():
     # gradient of sum_c sqrt(p_c) log p_c, p_c held fixed: (sqrt(p) (1 - p) - sqrt(1 - p) p) x, summed over the batch
     slope = (P.sqrt() * (1 - P) - (1 - P).sqrt() * P).unsqueeze(1) * X
@@ -84,12 +100,57 @@ def test_only_the_counted_examples_are_read():
     assert [size for _, size in _groups(endless, "x", 5, split=False)] == [3, 3]
 
 
+def test_two_experts_by_hand():
+    # both see one sample whose logit is 0, so that p (1 - p) = 1/4 and F = x^2 / 4
+    data = {"a": [torch.tensor([[1.0, 2.0]])], "b": [torch.tensor([[3.0, 1.0]])]}
+    experts = {"a": Logistic(2.0, -1.0), "b": Logistic(-1.0, 3.0)}
+
+    def merged(**options):
+        return wemoe.fisher(Logistic(7.0, 9.0), experts, data, predict, **options).w.detach()
+
+    # F_a = (0.25, 1), F_b = (2.25, 0.25)
+    expected = torch.tensor([(0.25 * 2 - 2.25) / 2.5, (-1 + 0.25 * 3) / 1.25])
+    torch.testing.assert_close(merged(normalize=False, floor=1e-12), expected)
+    # their mean is 3.75 / 4, so that a floor of 0.8 adds 0.75 to each: (1, 1.75) and (3, 1)
+    expected = torch.tensor([(1 * 2 - 3) / 4, (-1.75 + 1 * 3) / 2.75])
+    torch.testing.assert_close(merged(normalize=False, floor=0.8), expected)
+    # their norms are sqrt(17) / 4 and sqrt(82) / 4; divided by them they are (1, 4) / sqrt(17) and (9, 1) / sqrt(82)
+    a, b = 17**-0.5, 82**-0.5
+    expected = torch.tensor([(a * 2 - 9 * b) / (a + 9 * b), (-4 * a + 3 * b) / (4 * a + b)])
+    torch.testing.assert_close(merged(floor=1e-12), expected)
+
+
 def test_every_parameter_has_its_own_weight_by_hand():
     # first feature seen by the first task only, second by the second one only
     data = {"a": [torch.tensor([[1.0, 0.0]])], "b": [torch.tensor([[0.0, 1.0]])]}
     experts = {"a": Logistic(2.0, 5.0), "b": Logistic(-3.0, 4.0)}
     merged = wemoe.fisher(Logistic(0.0, 0.0), experts, data, predict)
     torch.testing.assert_close(merged.w.detach(), torch.tensor([2.0, 4.0]), atol=1e-4, rtol=0)  # but for the floor
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_sums_over_the_experts_are_their_weighted_mean(normalize):
+    base = TiedModel().double()
+    experts = {task: fine_tuned(base, seed=t, size=0.5) for t, task in enumerate("xyz")}
+    data = {task: [torch.randint(0, 11, (4, 3))] for task in experts}
+    weights = {}
+    for task, expert in experts.items():
+        squares = {name: torch.zeros_like(p) for name, p in expert.named_parameters()}
+        for sample in data[task][0].split(1):
+            log_p = expert(sample).log_softmax(dim=-1)[0]
+            for c in range(11):
+                gradients = torch.autograd.grad(log_p[c], list(expert.parameters()), retain_graph=True)
+                for name, gradient in zip(squares, gradients, strict=True):
+                    squares[name] += log_p[c].detach().exp() * gradient.square() / 4
+        norm = torch.cat([x.flatten() for x in squares.values()]).norm() if normalize else 1.0
+        weights[task] = {name: x / norm for name, x in squares.items()}
+    floor = 0.1 * torch.cat([x.flatten() for by_name in weights.values() for x in by_name.values()]).mean()
+    merged = wemoe.fisher(base, experts, data, predict, normalize=normalize, floor=0.1)
+    for name, found in merged.named_parameters():
+        of_experts = [weights[task][name] + floor for task in experts]
+        tensors = [expert.get_parameter(name) for expert in experts.values()]
+        expected = sum(w * theta for w, theta in zip(of_experts, tensors, strict=True)) / sum(of_experts)
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=0, msg=name)  # logits are read in fp32
 
 
 def test_equal_information_gives_the_average():

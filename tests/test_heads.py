@@ -249,17 +249,17 @@ BERT = tiny_bert().config
     ("head", "error", "message"),
     [
         (nn.Linear(16, 2), TypeError, "head must be a headed model or a wemoe.TaskHead; found Linear"),
-        (tiny_bert(), ValueError, "one backbone of the routed model's class, BertModel; BertModel has none"),
+        (tiny_bert(), ValueError, "one backbone of the model's class, BertModel; BertModel has none"),
         (HEADED["vit"](2), ValueError, "class, BertModel; ViTForImageClassification has none"),
         (
             BertForSequenceClassification(tiny_bert(hidden_size=32).config),
             ValueError,
-            r"the routed model's sizes; '.*' is \(.*32.*\), in the routed model \(.*16.*\)",
+            r"the model's sizes; '.*' is \(.*32.*\), in the model \(.*16.*\)",
         ),
         (
             BertForSequenceClassification(tiny_bert(num_hidden_layers=3).config),
             ValueError,
-            "as many blocks as the routed model; found 3, in the routed model 2",
+            "as many blocks as the model; found 3, in the model 2",
         ),
         (Sharing(BERT), ValueError, r"`tie_weights`\); Sharing also shares 'classifier.weight'"),
         (wemoe.TaskHead("Popen", {}, {}), ValueError, "a model class of transformers; found 'Popen'"),
@@ -276,9 +276,9 @@ def test_a_head_that_does_not_fit_is_refused(head, error, message):
         wemoe.with_head(wemoe.upcycle(base, experts_of(base, tasks=1)), head)
 
 
-def test_a_plain_model_takes_no_head():
-    with pytest.raises(TypeError, match=r"model must be a routed model \(wemoe.upcycle\); found BertModel"):
-        wemoe.with_head(tiny_bert(), BertForSequenceClassification(BERT))
+def test_a_model_that_is_not_of_transformers_takes_no_head():
+    with pytest.raises(TypeError, match="model must be a model of transformers, plain or routed; found Linear"):
+        wemoe.with_head(nn.Linear(2, 2), BertForSequenceClassification(BERT))
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"a": {"model_class": "B"}}', '{"a": 1}'])

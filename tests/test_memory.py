@@ -11,6 +11,7 @@ from models import experts_of, tiny_bert
 from tiny_families import FAMILIES
 from wemoe.footprint import readable
 from wemoe.models import find_blocks
+from wemoe.routed_methods import ROUTED_METHODS
 from wemoe.skeletons import skeleton_of
 from wemoe_ext.testing import peak_bytes
 
@@ -43,7 +44,7 @@ def peak(function):
 
 
 @pytest.mark.parametrize("tasks", [1, 4])
-@pytest.mark.parametrize("options", [{}, {"task_vector_dtype": torch.bfloat16}])
+@pytest.mark.parametrize("options", [{}, {"task_vector_dtype": torch.bfloat16}, {"method": "e_wemoe"}])
 def test_upcycling_takes_what_was_estimated(base, tasks, options):
     experts = experts_of(base, tasks)
     estimate = wemoe.estimate_memory(base, tasks, **options)
@@ -56,8 +57,9 @@ def test_upcycling_takes_what_was_estimated(base, tasks, options):
     "options",
     [{}, {"dtype": torch.bfloat16}, {"task_vector_dtype": torch.float16}, {"dtype": torch.float64}],
 )
-def test_loading_takes_what_was_estimated(base, options, tmp_path):
-    wemoe.upcycle(base, experts_of(base)).save_pretrained(tmp_path, max_shard_size="1MB")
+@pytest.mark.parametrize("method", ROUTED_METHODS)
+def test_loading_takes_what_was_estimated(base, method, options, tmp_path):
+    wemoe.upcycle(base, experts_of(base), method=method).save_pretrained(tmp_path, max_shard_size="1MB")
     estimate = wemoe.estimate_memory(tmp_path, **options)
     found, model = peak(lambda: wemoe.from_pretrained(tmp_path, **options))
     assert found == pytest.approx(estimate.peak, rel=MARGIN)
@@ -110,11 +112,12 @@ def test_a_base_without_memory_is_enough_and_randomness_stays_as_it_was():
     assert not any(parameter.is_meta for parameter in base.parameters())
 
 
+@pytest.mark.parametrize("method", ROUTED_METHODS)
 @pytest.mark.parametrize("name", FAMILIES)
-def test_the_result_of_every_family_is_estimated_to_the_byte(name, tmp_path):
+def test_the_result_of_every_family_is_estimated_to_the_byte(name, method, tmp_path):
     base = FAMILIES[name].make()
-    estimate = wemoe.estimate_memory(base, 2)
-    model = wemoe.upcycle(base, experts_of(base, 2))
+    estimate = wemoe.estimate_memory(base, 2, method=method)
+    model = wemoe.upcycle(base, experts_of(base, 2), method=method)
     assert estimate.total == wemoe.estimate_memory(model).total
     model.save_pretrained(tmp_path)
     skeleton = base if "openclip" in name else None

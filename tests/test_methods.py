@@ -5,6 +5,8 @@ from functools import partial
 
 import pytest
 import torch
+from huggingface_hub import save_torch_model
+from safetensors.torch import save_model
 from torch import nn
 
 import wemoe
@@ -130,6 +132,30 @@ def test_half_precision_is_merged_in_fp32_and_rounded_once(name, models):
     atol = 0.02 if name in READ_DATA else 1e-6
     for found, wanted in zip(merged.parameters(), expected.parameters(), strict=True):
         torch.testing.assert_close(found.float(), wanted, atol=atol, rtol=2**-8)
+
+
+@every_method
+@pytest.mark.parametrize("kind", ["state dicts", "files", "sharded folders"])
+def test_experts_of_any_source_give_the_same_to_the_last_bit(name, kind, models, tmp_path):
+    base, experts = models
+    merged = merge(name, base, as_sources(experts, kind, tmp_path))
+    assert type(merged) is TiedModel
+    expected = merge(name, base, experts).state_dict()
+    assert all(torch.equal(tensor, expected[key]) for key, tensor in merged.state_dict().items())
+
+
+def as_sources(experts, kind, folder):
+    if kind == "state dicts":
+        return {task: expert.state_dict() for task, expert in experts.items()}
+    if kind == "files":
+        for task, expert in experts.items():
+            save_model(expert, folder / f"{task}.safetensors")
+        return {task: folder / f"{task}.safetensors" for task in experts}
+    for task, expert in experts.items():
+        (folder / task).mkdir()
+        save_torch_model(expert, folder / task, max_shard_size=200)
+        assert len(list((folder / task).glob("model-*.safetensors"))) > 1
+    return {task: str(folder / task) for task in experts}
 
 
 @every_method

@@ -65,6 +65,16 @@ def test_alpha_0_weights_every_input_by_its_power_by_hand():
     torch.testing.assert_close(merged.matrix().flatten().tolist(), [2.0, 5.0], atol=1e-8, rtol=0)
 
 
+def test_two_experts_by_hand():
+    # G~_a = (1, 1/2; 1/2, 1), G~_b = (4, 0; 0, 0); their sum is (5, 1/2; 1/2, 1), of determinant 19/4
+    data = {"a": [torch.tensor([[1.0, 1.0]]).double()], "b": [torch.tensor([[2.0, 0.0]]).double()]}
+    experts = {"a": Linear(torch.tensor([[1.0], [3.0]]), False), "b": Linear(torch.tensor([[2.0], [10.0]]), False)}
+    merged = wemoe.regmean(Linear(torch.zeros(2, 1), False), experts, data, predict, alpha=0.5)
+    # sum_t G~_t w_t = (1 + 3/2, 1/2 + 3) + (8, 0) = (21/2, 7/2), times (1, -1/2; -1/2, 5) * 4/19
+    expected = torch.tensor([35 / 19, 49 / 19], dtype=torch.float64)
+    torch.testing.assert_close(merged.matrix().flatten(), expected, atol=1e-7, rtol=0)  # but for the ridge of 3e-9
+
+
 def test_alpha_scales_what_is_off_the_diagonal():
     x = torch.tensor([[1.0, 2.0], [3.0, -1.0]], dtype=torch.float64)
     w = {

@@ -5,7 +5,8 @@ import torch
 
 import wemoe
 from points import Row
-from wemoe.merging.ties import elect, trimmed_task_vectors
+from wemoe.merging.rules import open_sources
+from wemoe.merging.ties import elected_task_vectors
 
 ZERO = Row([0.0] * 5)
 #          kept   kept  kept  trimmed trimmed, at density 0.6
@@ -33,15 +34,21 @@ def test_task_vectors_are_merged_and_added_to_the_base():
     assert merged.row.tolist() == [4.0, 1.0]  # tau = (2, 0.5) and (4, 0); the largest half is (2) and (4)
 
 
+def elected(*experts, density=1.0):
+    with open_sources(Row([0.0] * len(experts[0])), [Row(values) for values in experts]) as sources:
+        return [tau.tolist() for tau in elected_task_vectors(sources, density)("row")]
+
+
+def test_each_task_vector_keeps_what_agrees_with_the_elected_sign():
+    assert elected([4.0, -6.0, 3.0, 1.0], [2.0, 5.0, -5.0, 0.5], density=0.75) == [[4, -6, 0, 0], [2, 0, -5, 0]]
+
+
 def test_entries_that_cancel_take_the_sign_of_the_majority():
-    ((first, second),) = [elect([{"a": torch.tensor([1.0, -2.0, -3.0])}, {"a": torch.tensor([-1.0, -1.0, 1.0])}])]
-    assert first["a"].tolist() == [0.0, -2.0, -3.0]
-    assert second["a"].tolist() == [-1.0, -1.0, 0.0]
+    assert elected([1.0, -2.0, -3.0], [-1.0, -1.0, 1.0]) == [[0.0, -2.0, -3.0], [-1.0, -1.0, 0.0]]
 
 
 def test_without_a_majority_what_cancels_is_zero():
-    first, second = elect([{"a": torch.tensor([1.0])}, {"a": torch.tensor([-1.0])}])
-    assert [first["a"].item(), second["a"].item()] == [0.0, 0.0]
+    assert elected([1.0], [-1.0]) == [[0.0], [0.0]]
 
 
 @pytest.mark.parametrize("density", [0.2, 0.5, 1.0])
@@ -53,7 +60,8 @@ def test_exactly_the_counted_entries_are_kept(density):
 def test_floating_point_buffers_are_merged_but_not_trimmed():
     base = Row([0.0, 0.0], buffer=[1.0])
     experts = {"x": Row([4.0, 1.0], buffer=[900.0]), "y": Row([6.0, 2.0], buffer=[1.5])}
-    assert trimmed_task_vectors(base, experts, 0.5)["y"]["running"].tolist() == [0.5]
+    with open_sources(base, experts) as sources:
+        assert [tau.tolist() for tau in elected_task_vectors(sources, 0.5)("running")] == [[899.0], [0.5]]
     merged = wemoe.ties(base, experts, density=0.5)
     assert merged.row.tolist() == [5.0, 0.0]
     assert merged.running.tolist() == [1.0 + (899.0 + 0.5) / 2]

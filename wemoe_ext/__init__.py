@@ -13,10 +13,13 @@ _C = _library.load()
 from wemoe_ext.ops import merge_weights, routed_linear  # noqa: E402 - the library registers what ops describes
 from wemoe_ext.packing import (  # noqa: E402
     SparseTaskVectors,
+    check_sparse_task_vectors,
     expand_task_vectors,
     pack_sparse_task_vectors,
     pack_task_vectors,
+    pack_weight,
     unpack_task_vectors,
+    unpack_weight,
 )
 
 __version__ = version("wemoe")
@@ -36,10 +39,13 @@ __all__ = [
     "SparseTaskVectors",
     "__version__",
     "build_info",
+    "check_sparse_task_vectors",
     "expand_task_vectors",
     "merge_weights",
     "pack_sparse_task_vectors",
     "pack_task_vectors",
+    "pack_weight",
     "routed_linear",
     "unpack_task_vectors",
+    "unpack_weight",
 ]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from wemoe.adaptation import CollapseWarning, adamerging, adapt
+    from wemoe.configured_merge import merge
     from wemoe.drop_in import WeightEnsemblingMoE
     from wemoe.evaluation import evaluate
     from wemoe.headed import with_head
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
     from wemoe.models import Family
     from wemoe.report import plot_first_choices, plot_routing, plot_routing_bars
     from wemoe.router_files import load_routers, save_routers
+    from wemoe.sweeping import Sweep, sweep
     from wemoe.trainer import RoutedTrainer
+    from wemoe.unloading import merge_and_unload
     from wemoe.upcycling import upcycle
 
 __version__ = version("wemoe")
@@ -41,6 +44,7 @@ _HOMES = {
     "RoutedMLP": "wemoe.layers",
     "RoutingSummary": "wemoe.inspection",
     "RoutedTrainer": "wemoe.trainer",
+    "Sweep": "wemoe.sweeping",
     "TaskHead": "wemoe.heads",
     "WeightEnsemblingMoE": "wemoe.drop_in",
     "adamerging": "wemoe.adaptation",
@@ -55,6 +59,8 @@ _HOMES = {
     "frozen_head": "wemoe.heads",
     "load_heads": "wemoe.heads",
     "load_routers": "wemoe.router_files",
+    "merge": "wemoe.configured_merge",
+    "merge_and_unload": "wemoe.unloading",
     "plot_first_choices": "wemoe.report",
     "plot_routing": "wemoe.report",
     "plot_routing_bars": "wemoe.report",
@@ -62,6 +68,7 @@ _HOMES = {
     "regmean": "wemoe.merging",
     "save_routers": "wemoe.router_files",
     "summarise_routing": "wemoe.inspection",
+    "sweep": "wemoe.sweeping",
     "task_arithmetic": "wemoe.merging",
     "ties": "wemoe.merging",
     "upcycle": "wemoe.upcycling",
@@ -76,6 +83,7 @@ __all__ = [
     "RoutedMLP",
     "RoutedTrainer",
     "RoutingSummary",
+    "Sweep",
     "TaskHead",
     "WeightEnsemblingMoE",
     "__version__",
@@ -91,6 +99,8 @@ __all__ = [
     "frozen_head",
     "load_heads",
     "load_routers",
+    "merge",
+    "merge_and_unload",
     "plot_first_choices",
     "plot_routing",
     "plot_routing_bars",
@@ -98,6 +108,7 @@ __all__ = [
     "regmean",
     "save_routers",
     "summarise_routing",
+    "sweep",
     "task_arithmetic",
     "ties",
     "upcycle",

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from importlib.metadata import version
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from wemoe.models.families import Family
+from wemoe.routed_methods import RoutedMethod
 
 FORMAT_VERSION: Literal[2] = 2
 READABLE_VERSIONS = (1, 2)
+
+ROUTED_CHOICES = tuple(field.name for field in fields(RoutedMethod))
 
 WEIGHT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)  # what the ops take
 
@@ -52,7 +56,10 @@ class RoutingConfig(BaseModel):
     Attributes:
         format_version: of the saved checkpoint.
         wemoe_version: of the library that wrote it.
-        method: who makes the routing weights.
+        method: the method by its name, `wemoe` or `e_wemoe`.
+        share_router: whether all MLPs have one router.
+        prune_ratio: share of the entries of each tensor of each task vector that was removed.
+        position_encoding: whether the shared router also reads which block is asking.
         base_class: name of the base's class, which `transformers` has where it is a Hugging Face model.
         absent: children that an instance of the class made from its configuration has, and the base was made
             without (`add_pooling_layer=False`, say).
@@ -68,7 +75,10 @@ class RoutingConfig(BaseModel):
 
     format_version: Literal[2] = FORMAT_VERSION
     wemoe_version: str | None = Field(default_factory=lambda: version("wemoe"))
-    method: Literal["wemoe"] = "wemoe"
+    method: Literal["wemoe", "e_wemoe"] = "wemoe"
+    share_router: bool = False
+    prune_ratio: float = Field(default=0.0, ge=0, lt=1)
+    position_encoding: bool = False
     base_class: str
     absent: tuple[str, ...] = ()
     tasks: tuple[str, ...] = Field(min_length=1)
@@ -77,6 +87,19 @@ class RoutingConfig(BaseModel):
     batch_reduce: bool
     families: tuple[Family, ...] = ()
     provenance: Provenance | None = None
+
+    def chosen(self) -> dict[str, Any]:
+        """Return the choices that plain WEMoE does not have, by name, where they were made."""
+        choices = {name: getattr(self, name) for name in ROUTED_CHOICES}
+        return {name: value for name, value in choices.items() if value != getattr(RoutedMethod(), name)}
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what is written.
+
+        Choices that were not made are left out. So a reader of the same format version that does not know them yet
+        reads what it can, and refuses the rest by name instead of taking it for something else.
+        """
+        return self.model_dump(mode="json", exclude=set(ROUTED_CHOICES) - self.chosen().keys())
 
 
 def check_dtype(name: str, dtype: torch.dtype | None) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from wemoe.layers import RoutedLinear
+from wemoe.packed_layers import PackedLinear
 from wemoe.routed_classes import RoutedBlock
+from wemoe.routers import Router
 
 Device = str | int | torch.device
 DeviceMap = Device | Mapping[str, Device]
@@ -57,9 +58,12 @@ def dispatch(model: nn.Module, places: Mapping[str, Device]) -> None:
     """Let a model that lies on several devices move its activations from one to the next."""
     if len(set(places.values())) > 1:
         for module in model.modules():
-            if isinstance(module, RoutedLinear):
+            if isinstance(module, PackedLinear):
                 module.unpack()  # accelerate moves weights itself, and knows one shape of each
         _accelerate().dispatch_model(model, dict(places), skip_keys=getattr(model, "_skip_keys_device_placement", None))
+        for name, module in model.named_modules():
+            if isinstance(module, Router):
+                module.to(device_of(name, places))  # one that blocks share is where the last of them is, not its hooks
 
 
 def _spread(model: nn.Module, how: str) -> dict[str, Device]:
@@ -74,6 +78,19 @@ def _spread(model: nn.Module, how: str) -> dict[str, Device]:
         model, max_memory=memory, no_split_module_classes=blocks
     )
     return places
+
+
+def check_device(device: Device | None) -> torch.device:
+    """Return a device that is there; the CPU for None.
+
+    Raises:
+        ValueError: there is no such device.
+    """
+    place = "cpu" if device is None else device
+    try:
+        return torch.empty(0, device=place).device
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ValueError(f"device must be one that is there, cpu say; found {device!r}: {error}") from error
 
 
 def _checked(model: nn.Module, places: Mapping[str, Device]) -> dict[str, Device]:

@@ -10,7 +10,6 @@ import copy
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,44 +18,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from wemoe.data.batches import (
-    Batch,
-    LabelledTokens,
-    ShuffledBatches,
-    TokenizedTask,
-    Tokens,
-    sorted_batches,
-)
+from wemoe.data.batches import Labelled, Samples, ShuffledBatches, Task, sorted_batches
 from wemoe.data.cache import load_tensors, save_tensors, sha256_of_tensors
 from wemoe.heads import frozen_head
 from wemoe.modes import evaluating
-
-
-@dataclass(frozen=True)
-class FineTuning:
-    """How experts are fine-tuned: AdamW with linear warm-up over a tenth of the steps and linear decay to 0."""
-
-    epochs: int = 2
-    learning_rate: float = 2e-4
-    batch_size: int = 16
-    weight_decay: float = 0.01
-    max_gradient_norm: float = 1.0
-    trained: str = "encoder."
-    """Prefix of the names of the parameters that are trained: here all layers, but not the embeddings."""
-
-
-def mean_features(model: nn.Module, batch: Batch) -> Tensor:
-    """Mean of the last hidden states over each text's tokens, padding left out [B, D]."""
-    hidden = model(**batch.inputs).last_hidden_state  # [B, N, D]
-    mask = batch.inputs["attention_mask"].unsqueeze(-1).to(hidden.dtype)
-    return (hidden * mask).sum(dim=1) / mask.sum(dim=1)  # type: ignore[no-any-return]
+from wemoe.pooling import POOLINGS, mean_features
+from wemoe.task_config import FineTuning, Pooling
 
 
 @torch.no_grad()
-def all_features(model: nn.Module, texts: Sequence[Tokens], batch_size: int = 64) -> Tensor:
-    """Features of every text, in the texts' order [len(texts), D]."""
+def all_features(model: nn.Module, samples: Samples, batch_size: int = 64, pooling: Pooling = "mean") -> Tensor:
+    """Features of every sample, in the samples' order [len(samples), D]."""
     with evaluating(model):
-        batches = [(batch.rows, mean_features(model, batch)) for batch in sorted_batches(texts, batch_size)]
+        batches = [(batch.rows, POOLINGS[pooling](model, batch)) for batch in sorted_batches(samples, batch_size)]
     rows, features = (torch.cat(parts) for parts in zip(*batches, strict=True))
     return features[rows.argsort()]
 
@@ -90,9 +64,7 @@ def fit_head(features: Tensor, labels: Tensor, num_labels: int, l2: float = 1e-3
     return frozen_head(weight.detach() * scale, bias.detach())
 
 
-def fine_tune(
-    base: PreTrainedModel, head: nn.Linear, train: LabelledTokens, how: FineTuning, seed: int
-) -> PreTrainedModel:
+def fine_tune(base: PreTrainedModel, head: nn.Linear, train: Labelled, how: FineTuning, seed: int) -> PreTrainedModel:
     """Fine-tune a copy of the base on one task, under its frozen head.
 
     Args:
@@ -110,7 +82,7 @@ def fine_tune(
     expert.requires_grad_(False)
     for parameter in trained:
         parameter.requires_grad_(True)
-    batches = ShuffledBatches(train.texts, how.batch_size, seed)
+    batches = ShuffledBatches(train.samples, how.batch_size, seed)
     optimizer = torch.optim.AdamW(trained, lr=how.learning_rate, weight_decay=how.weight_decay, fused=True)
     schedule = _warm_up_and_decay(optimizer, steps=how.epochs * len(batches))
     with torch.random.fork_rng():
@@ -142,9 +114,7 @@ class Expert:
     head: nn.Linear
 
 
-def cached_expert(
-    folder: Path, name: str, base: PreTrainedModel, task: TokenizedTask, how: FineTuning, seed: int
-) -> Expert:
+def cached_expert(folder: Path, name: str, base: PreTrainedModel, task: Task, how: FineTuning, seed: int) -> Expert:
     """Read an expert from the cache, or make it and keep it there.
 
     The file's name depends on everything that the expert is made from; a damaged file is made again.
@@ -153,12 +123,15 @@ def cached_expert(
         folder: where experts are kept.
         name: the task's name, which begins the file's.
         base: the pre-trained model; untouched.
-        task: the task's texts.
+        task: the task's samples; training ones among them.
         how: the recipe of fine-tuning.
         seed: of fine-tuning.
 
     Returns:
         The expert, in evaluation mode.
+
+    Raises:
+        ValueError: the task has no training samples.
     """
     path = folder / f"{name}-seed{seed}-{_key(base, task, how)}.safetensors"
     tensors = load_tensors(path)
@@ -172,17 +145,26 @@ def cached_expert(
     return Expert(model, head)
 
 
-def make_expert(base: PreTrainedModel, task: TokenizedTask, how: FineTuning, seed: int) -> Expert:
+def make_expert(base: PreTrainedModel, task: Task, how: FineTuning, seed: int) -> Expert:
     """Fit a task's head on the base and fine-tune the base under it."""
-    head = fit_head(all_features(base, task.train.texts), task.train.labels, task.num_labels)
-    return Expert(fine_tune(base, head, task.train, how, seed), head)
+    train = _training(task)
+    head = fit_head(all_features(base, train.samples), train.labels, task.num_labels)
+    return Expert(fine_tune(base, head, train, how, seed), head)
 
 
-def _key(base: PreTrainedModel, task: TokenizedTask, how: FineTuning) -> str:
-    texts = {f"{i}.{key}": value for i, tokens in enumerate(task.train.texts) for key, value in tokens.items()}
+def _training(task: Task) -> Labelled:
+    if task.train is None:
+        raise ValueError("an expert is made of a task's training samples; found a task without any")
+    return task.train
+
+
+def _key(base: PreTrainedModel, task: Task, how: FineTuning) -> str:
+    train = _training(task)
+    rows = range(len(train.samples))
+    texts = {f"{row}.{name}": value for row in rows for name, value in train.samples.inputs([row]).items()}
     ingredients = [
         sha256_of_tensors(base.state_dict()),
-        sha256_of_tensors(texts | {"labels": task.train.labels}),
+        sha256_of_tensors(texts | {"labels": train.labels}),
         json.dumps(dataclasses.asdict(how) | {"num_labels": task.num_labels}, sort_keys=True),
     ]
     return hashlib.sha256("\n".join(ingredients).encode()).hexdigest()[:16]

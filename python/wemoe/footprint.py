@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from wemoe.layers import RoutedLinear, RoutedMLP
+from wemoe.layers import RoutedMLP
+from wemoe.packed_layers import PackedLinear
 
 
 @dataclass(frozen=True)
@@ -45,30 +46,30 @@ def measure(model: nn.Module) -> Memory:
     """
     layers = _layers(model)
     routers = [module.router for module in model.modules() if isinstance(module, RoutedMLP)]
-    total = size_of([*model.parameters(), *model.buffers()])
+    total = size_of([*model.parameters(), *model.buffers()]) + sum(layer.filling_bytes for layer in layers)
     task_vectors = size_of(tensor for layer in layers for tensor in layer.task_parameters())
     router = size_of(parameter for router in routers for parameter in router.parameters())
-    packed = max((size_of(layer.parameters()) for layer in layers if layer.is_packable), default=0)
+    packed = max((layer.packing_bytes for layer in layers), default=0)
     return Memory(total - task_vectors - router, task_vectors, router, packed)
 
 
 def measure_upcycling(model: nn.Module) -> Memory:
     """Measure a routed model, which may be on the meta device, and making it.
 
-    The merged MLP that a routed one replaces is there until then, and so is one difference of weights.
+    The merged MLP that a routed one replaces is there until then, and so is what taking task vectors needs.
     """
     memory = measure(model)
     mlps = [_layers(module) for module in model.modules() if isinstance(module, RoutedMLP)]
     replaced = max((sum(_plain_size(layer) for layer in layers) for layers in mlps), default=0)
-    difference = max((_plain_size(layer) for layers in mlps for layer in layers), default=0)
-    return replace(memory, transient=replaced + max(memory.transient, difference))
+    building = max((layer.building_bytes for layers in mlps for layer in layers), default=0)
+    return replace(memory, transient=replaced + max(memory.transient, building))
 
 
-def _layers(module: nn.Module) -> list[RoutedLinear]:
-    return [layer for layer in module.modules() if isinstance(layer, RoutedLinear)]
+def _layers(module: nn.Module) -> list[PackedLinear]:
+    return [layer for layer in module.modules() if isinstance(layer, PackedLinear)]
 
 
-def _plain_size(layer: RoutedLinear) -> int:
+def _plain_size(layer: PackedLinear) -> int:
     return size_of(layer.parameters()) - size_of(layer.task_parameters())
 
 

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import transformers
@@ -20,11 +20,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from wemoe.config import RoutingConfig
 from wemoe.repositories import locate
 from wemoe.safe_tensors import read_metadata, read_tensors
-
-if TYPE_CHECKING:
-    from wemoe.routed_classes import RoutedModule
 
 HEADS_FILE = "heads.safetensors"
 Model = TypeVar("Model", bound=nn.Module)
@@ -33,7 +31,7 @@ METADATA_KEY = "task_heads"
 
 @dataclass(frozen=True)
 class TaskHead:
-    """What a headed model has beside its backbone; `wemoe.with_head` puts it on a routed model.
+    """What a headed model has beside its backbone; `wemoe.with_head` puts it on another backbone, plain or routed.
 
     Attributes:
         model_class: name of the headed model's class in `transformers`.
@@ -66,8 +64,8 @@ def plain_class(model: Model) -> type[Model]:
     return found
 
 
-def backbone_path(headed: PreTrainedModel, model: RoutedModule, label: str) -> str:
-    """Find where a headed model keeps its backbone, of the class that the routed model's base has.
+def backbone_path(headed: PreTrainedModel, model: nn.Module, label: str) -> str:
+    """Find where a headed model keeps its backbone, of the class that a model has, or a routed model's base.
 
     Raises:
         ValueError: there is none, or more than one; `label` names the argument.
@@ -76,14 +74,14 @@ def backbone_path(headed: PreTrainedModel, model: RoutedModule, label: str) -> s
     paths: list[str] = [path for path, module in headed.named_modules() if path and isinstance(module, kind)]
     if len(paths) != 1:
         raise ValueError(
-            f"{label} must have one backbone of the routed model's class, {kind.__name__}; "
+            f"{label} must have one backbone of the model's class, {kind.__name__}; "
             f"{type(headed).__name__} has {paths or 'none'}"
         )
     return paths[0]
 
 
-def head_tensors(headed: PreTrainedModel, path: str, model: RoutedModule) -> dict[str, Tensor]:
-    """Return the parameters and persistent buffers of a headed model that a routed model at `path` does not give it.
+def head_tensors(headed: PreTrainedModel, path: str, model: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters and persistent buffers of a headed model that a backbone at `path` does not give it.
 
     A tensor that is tied to the backbone belongs to the backbone; tensors tied to one another are listed once.
     """
@@ -100,11 +98,11 @@ def head_tensors(headed: PreTrainedModel, path: str, model: RoutedModule) -> dic
     return own
 
 
-def task_head(head: PreTrainedModel, model: RoutedModule, label: str) -> TaskHead:
-    """Take from a headed model what it has beside its backbone.
+def task_head(head: PreTrainedModel, model: nn.Module, label: str) -> TaskHead:
+    """Take from a headed model what it has beside its backbone, which a model of the backbone's class may replace.
 
     Raises:
-        ValueError: it has no backbone of the routed model's class, or a class that transformers does not have.
+        ValueError: it has no backbone of the model's class, or a class that transformers does not have.
     """
     kind = plain_class(head)
     if getattr(transformers, kind.__name__, None) is not kind:
@@ -114,14 +112,15 @@ def task_head(head: PreTrainedModel, model: RoutedModule, label: str) -> TaskHea
     return TaskHead(kind.__name__, head.config.to_dict(), tensors)
 
 
-def task_heads(heads: Heads, model: RoutedModule) -> dict[str, nn.Linear | TaskHead]:
-    """Check heads and take from headed models what is kept of them.
+def task_heads(heads: Heads, model: nn.Module) -> dict[str, nn.Linear | TaskHead]:
+    """Check the heads of a model, plain or routed, and take from headed models what is kept of them.
 
     Raises:
         TypeError: a head is neither a linear layer nor a headed model nor a `TaskHead`.
-        ValueError: a head's task is none of the model's, or a headed model does not belong to the model.
+        ValueError: a head's task is none of a routed model's, or a headed model does not belong to the model.
     """
-    tasks = model.routing_config.tasks
+    routing = cast("RoutingConfig | None", getattr(model, "routing_config", None))
+    tasks = heads if routing is None else routing.tasks  # a plain model does not know its tasks
     found: dict[str, nn.Linear | TaskHead] = {}
     for task, head in heads.items():
         label = f"heads[{task!r}]"
@@ -161,7 +160,7 @@ def load_heads(
     token: bool | str | None = None,
     local_files_only: bool = False,
 ) -> dict[str, nn.Linear | TaskHead]:
-    """Load the task heads that were saved with a routed model.
+    """Load the task heads that were saved with a model.
 
     Args:
         name: the checkpoint folder, or the name of a repository on the Hugging Face Hub.
@@ -179,6 +178,15 @@ def load_heads(
     file = locate(name, [HEADS_FILE], revision=revision, token=token, local_files_only=local_files_only) / HEADS_FILE
     if not file.is_file():
         raise FileNotFoundError(f"a checkpoint's heads need {str(file)!r}; found no such file")
+    return read_heads(file)
+
+
+def read_heads(file: Path) -> dict[str, nn.Linear | TaskHead]:
+    """Read a file of heads, as `load_heads` does.
+
+    Raises:
+        ValueError: the file is damaged, or holds something else.
+    """
     described = _read_descriptions(file)
     tensors: dict[str, dict[str, Tensor]] = {task: {} for task in described}
     for key, tensor in read_tensors(file).items():

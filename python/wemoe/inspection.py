@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from wemoe.layers import RoutedMLP
+from wemoe.sparse_layers import SparseRoutedLinear
 
 
 @contextmanager
@@ -36,23 +37,36 @@ def record_routing(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
     routed = {name: module for name, module in model.named_modules() if isinstance(module, RoutedMLP)}
     if not routed:
         raise ValueError(f"model must hold routed MLPs; found none in {type(model).__name__}")
-    records: dict[str, list[Tensor]] = {name: [] for name in routed}
-    handles = [module.router.register_forward_hook(_appender(module, records[name])) for name, module in routed.items()]
+    recorder = _Recorder({name: [] for name in routed})
+    handles = [module.register_forward_pre_hook(recorder.entering(name)) for name, module in routed.items()]
+    routers = {id(module.router): module.router for module in routed.values()}  # MLPs may share one
+    handles += [router.register_forward_hook(recorder.append) for router in routers.values()]
     try:
-        yield records
+        yield recorder.records
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _appender(mlp: RoutedMLP, record: list[Tensor]) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
-    def append(_router: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        routing_weights = output.detach()  # [R, T]
-        if mlp.batch_reduce:
-            routing_weights = routing_weights.mean(dim=0, keepdim=True)
-        record.append(routing_weights.expand(len(inputs[0]), -1))
+class _Recorder:
+    """Puts what a router gives under the name of the routed MLP that asked for it."""
 
-    return append
+    def __init__(self, records: dict[str, list[Tensor]]) -> None:
+        self.records = records
+        self._name = ""
+        self._batch_reduce = False
+
+    def entering(self, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def enter(mlp: nn.Module, _inputs: tuple[Any, ...]) -> None:
+            self._name, self._batch_reduce = name, bool(mlp.batch_reduce)
+
+        return enter
+
+    def append(self, _router: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        routing_weights = output.detach()  # [R, T]
+        if self._batch_reduce:
+            routing_weights = routing_weights.mean(dim=0, keepdim=True)
+        self.records[self._name].append(routing_weights.expand(len(inputs[0]), -1))
 
 
 @dataclass(frozen=True)
@@ -155,8 +169,14 @@ def _one_hot_of_largest(weights: Tensor) -> Tensor:
 
 
 def describe_trainable_parameters(model: nn.Module) -> str:
-    """Numbers of trained and of all parameters in the words that users of PEFT know; tied ones count once."""
+    """Numbers of trained and of all parameters in the words that users of PEFT know.
+
+    Tied ones count once, and of sparse task vectors the numbers that are kept.
+    """
+    sparse = [module for module in model.modules() if isinstance(module, SparseRoutedLinear)]
     total = sum(parameter.numel() for parameter in model.parameters())
+    total -= sum(parameter.numel() for layer in sparse for parameter in layer.parameters())
+    total += sum(layer.size for layer in sparse)
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     share = 100 * trainable / total
     return f"trainable params: {trainable:,d} || all params: {total:,d} || trainable%: {share:.4f}"

@@ -2,8 +2,7 @@
 
 Base weights and task vectors are frozen parameters; only routers require gradients. The assembly happens tile by tile
 inside `wemoe_ext.routed_linear`: the weights of a whole batch never exist in memory. On a CPU frozen weights live
-packed, in the order in which the assembly reads them; state dicts and saved files hold them in their plain shapes.
-Weights that are sharded over processes (FSDP2) keep the layout that they were sharded in.
+packed, in the order in which the assembly reads them (`wemoe.packed_layers`).
 """
 
 from __future__ import annotations
@@ -14,19 +13,19 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor
 
 from wemoe.mlps import Activation, LinearMap, MLPParts, linear_sizes, weight_of
-from wemoe.routers import Router
+from wemoe.packed_layers import PackedLinear, frozen
+from wemoe.routers import Router, with_position
 from wemoe.routing_scope import current_scope
+from wemoe.sparse_layers import SparseRoutedLinear
 from wemoe.task_vectors import stack_task_vectors
 from wemoe_ext import pack_task_vectors, routed_linear, unpack_task_vectors
 from wemoe_ext.packing import LINE
 
-PACKED = ("weight", "task_vectors")  # what packing rearranges; biases keep their shapes
 
-
-class RoutedLinear(nn.Module):
+class RoutedLinear(PackedLinear):
     """A linear map y = x (W0 + sum_t lambda_t tau_t)^T + b0 + sum_t lambda_t beta_t.
 
     Attributes:
@@ -45,6 +44,8 @@ class RoutedLinear(nn.Module):
         task_vector_dtype: of the task vectors; `dtype` by default.
     """
 
+    packed_names = ("weight", "task_vectors")
+
     def __init__(
         self,
         in_features: int,
@@ -55,19 +56,12 @@ class RoutedLinear(nn.Module):
         device: torch.device | None = None,
         task_vector_dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-
-        def frozen(*shape: int, of: torch.dtype | None = dtype) -> nn.Parameter:
-            return nn.Parameter(torch.empty(shape, dtype=of, device=device), requires_grad=False)
-
-        self.in_features = in_features
-        self.out_features = out_features
-        self.num_tasks = num_tasks
+        super().__init__(in_features, out_features, num_tasks)
         task_dtype = task_vector_dtype or dtype
-        self.weight = frozen(out_features, in_features)
-        self.task_vectors = frozen(num_tasks, out_features, in_features, of=task_dtype)
-        self.bias = frozen(out_features) if bias else None
-        self.task_biases = frozen(num_tasks, out_features, of=task_dtype) if bias else None
+        self.weight = frozen(out_features, in_features, dtype=dtype, device=device)
+        self.task_vectors = frozen(num_tasks, out_features, in_features, dtype=task_dtype, device=device)
+        self.bias = frozen(out_features, dtype=dtype, device=device) if bias else None
+        self.task_biases = frozen(num_tasks, out_features, dtype=task_dtype, device=device) if bias else None
 
     @classmethod
     def from_linears(
@@ -100,60 +94,49 @@ class RoutedLinear(nn.Module):
         return routed_linear(x, self.weight, self.task_vectors, routing_weights, self.bias, self.task_biases)
 
     def task_parameters(self) -> list[nn.Parameter]:
-        """The task vectors of weight and bias: what the experts add."""
+        """What the experts add: the task vectors of weight and bias."""
         return [self.task_vectors] if self.task_biases is None else [self.task_vectors, self.task_biases]
-
-    @property
-    def is_packed(self) -> bool:
-        """Whether the frozen weights are packed."""
-        return self.weight.dim() == 3
 
     @property
     def is_packable(self) -> bool:
         """Whether a CPU reads the frozen weights faster when they are packed: F a multiple of 16, nothing in fp64."""
         return self.out_features % LINE == 0 and torch.float64 not in (self.weight.dtype, self.task_vectors.dtype)
 
-    def pack(self) -> None:
-        """Pack the frozen weights in place where that makes them faster: on a CPU, if they are packable.
+    @property
+    def packing_bytes(self) -> int:
+        """The layer as it was before, where it is packed."""
+        return sum(parameter.nbytes for parameter in self.parameters()) if self.is_packable else 0
 
-        Layers that are made, loaded or moved pack themselves; elsewhere they are unpacked again. Sharded weights stay
-        as they are.
+    @property
+    def building_bytes(self) -> int:
+        """One difference of weights."""
+        return sum(parameter.nbytes for parameter in (self.weight, self.bias) if parameter is not None)
+
+    def to_packed(self, *plain: Tensor) -> tuple[Tensor, ...]:
+        """Rearrange weight and task vectors, [F, D] and [T, F, D], to [F / 16, D, 16] and [F / 16, D, T, 16]."""
+        return pack_task_vectors(*plain)
+
+    def to_plain(self, *packed: Tensor) -> tuple[Tensor, ...]:
+        """Rearrange weight and task vectors, [F / 16, D, 16] and [F / 16, D, T, 16], to [F, D] and [T, F, D]."""
+        return unpack_task_vectors(*packed)
+
+    def pack(self) -> None:
+        """Pack the frozen weights in place where that makes them faster, on a CPU if they are packable; else unpack.
+
+        Layers that are made, loaded or moved do it themselves. Sharded weights stay as they are.
         """
         if isinstance(self.weight, DTensor):
             return
         packs = self.weight.device.type == "cpu" and self.is_packable
         if packs and not self.is_packed:
-            self._rearrange(pack_task_vectors)
+            self._replace(self.to_packed(*self._held()))
         elif not packs:
             self.unpack()
-
-    def unpack(self) -> None:
-        """Give the frozen weights their plain shapes, [F, D] and [T, F, D], in place; sharded ones stay as they are."""
-        if self.is_packed and not isinstance(self.weight, DTensor):
-            self._rearrange(unpack_task_vectors)
-
-    def _rearrange(self, layout: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> None:
-        self.weight.data, self.task_vectors.data = layout(self.weight.data, self.task_vectors.data)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.pack()
         return self
-
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self.is_packed:
-            plain = _rearranged(unpack_task_vectors, self.weight.detach(), self.task_vectors.detach())
-            destination[f"{prefix}weight"], destination[f"{prefix}task_vectors"] = plain
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        names = [f"{prefix}{name}" for name in PACKED]
-        if isinstance(self.weight, DTensor) and self.is_packed and state_dict.keys() >= set(names):
-            packed = _rearranged(pack_task_vectors, *(state_dict[name] for name in names))
-            state_dict = state_dict | dict(zip(names, packed, strict=True))
-        self.unpack()
-        super()._load_from_state_dict(state_dict, prefix, *args)
-        self.pack()
 
     def extra_repr(self) -> str:
         """Show the sizes, D, F and T, whether there is a bias, how weights are kept, and the dtypes."""
@@ -164,21 +147,7 @@ class RoutedLinear(nn.Module):
         )
 
 
-def _rearranged(
-    layout: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], weight: Tensor, task_vectors: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Give weights another layout; sharded ones are gathered for it by all processes, and sharded again."""
-    if not (isinstance(weight, DTensor) and isinstance(task_vectors, DTensor)):
-        return layout(weight, task_vectors)
-    mesh = weight.device_mesh
-    # shards of one layout hold other numbers than those of the other, and views of uneven shards do not exist
-    placements = [Shard(0) if placement.is_shard() else placement for placement in weight.placements]
-    first, second = layout(weight.full_tensor(), task_vectors.full_tensor())
-    # every process holds the whole: each takes its own part and nothing is sent
-    return (
-        distribute_tensor(first, mesh, placements, src_data_rank=None),
-        distribute_tensor(second, mesh, placements, src_data_rank=None),
-    )
+RoutedMap = RoutedLinear | SparseRoutedLinear
 
 
 class RoutedMLP(nn.Module):
@@ -196,17 +165,19 @@ class RoutedMLP(nn.Module):
         batch_reduce: average the routing weights over the batch, one set of weights for all samples; a sample's
             output then depends on the rest of its batch, in a distributed run on that of its own process.
         batch_first: whether hidden states are [B, N, D]; otherwise [N, B, D].
+        position: an encoding of the block's place, which the router reads before the hidden states of each token.
     """
 
     def __init__(
         self,
-        up: RoutedLinear,
+        up: RoutedMap,
         activation: Activation,
-        down: RoutedLinear,
+        down: RoutedMap,
         router: Router,
-        gate: RoutedLinear | None = None,
+        gate: RoutedMap | None = None,
         batch_reduce: bool = False,
         batch_first: bool = True,
+        position: tuple[float, ...] | None = None,
     ) -> None:
         super().__init__()
         self.router = router
@@ -216,6 +187,7 @@ class RoutedMLP(nn.Module):
         self.down = down
         self.batch_reduce = batch_reduce
         self.batch_first = batch_first
+        self.position = position
 
     @classmethod
     def from_parts(
@@ -226,17 +198,29 @@ class RoutedMLP(nn.Module):
         batch_reduce: bool = False,
         batch_first: bool = True,
         task_vector_dtype: torch.dtype | None = None,
+        prune: Callable[[Tensor], Tensor] | None = None,
+        position: tuple[float, ...] | None = None,
     ) -> RoutedMLP:
-        """Build the routed MLP of a base MLP and its experts; the arguments stay untouched."""
+        """Build the routed MLP of a base MLP and its experts; the arguments stay untouched.
+
+        With `prune`, which zeros what is not kept of a task vector of one tensor, task vectors are sparse.
+        """
+
+        def routed(linear: LinearMap, tuned: Sequence[LinearMap]) -> RoutedMap:
+            if prune is None:
+                return RoutedLinear.from_linears(linear, tuned, task_vector_dtype)
+            return SparseRoutedLinear.from_linears(linear, tuned, prune, task_vector_dtype)
+
         gates = [expert.gate for expert in experts if expert.gate is not None]
         return cls(
-            RoutedLinear.from_linears(base.up, [expert.up for expert in experts], task_vector_dtype),
+            routed(base.up, [expert.up for expert in experts]),
             copy.deepcopy(base.activation),
-            RoutedLinear.from_linears(base.down, [expert.down for expert in experts], task_vector_dtype),
+            routed(base.down, [expert.down for expert in experts]),
             router,
-            None if base.gate is None else RoutedLinear.from_linears(base.gate, gates, task_vector_dtype),
+            None if base.gate is None else routed(base.gate, gates),
             batch_reduce,
             batch_first,
+            position,
         )
 
     def forward(self, hidden_states: Tensor) -> Tensor:
@@ -254,7 +238,7 @@ class RoutedMLP(nn.Module):
         return self._forward(hidden_states)
 
     def _forward(self, hidden_states: Tensor) -> Tensor:
-        routing_weights = current_scope().route(self.router, hidden_states)  # [R, T], R = B or 1
+        routing_weights = current_scope().route(self._route, hidden_states)  # [R, T], R = B or 1
         if self.batch_reduce:
             routing_weights = routing_weights.mean(dim=0, keepdim=True)
         batched = routing_weights.shape[0] == hidden_states.shape[0]
@@ -265,6 +249,11 @@ class RoutedMLP(nn.Module):
             inner = inner.to(self.down.weight.dtype)
         outer: Tensor = self.down(inner, routing_weights)  # [R, M, D]
         return outer.reshape(*hidden_states.shape[:2], outer.shape[-1])
+
+    def _route(self, hidden_states: Tensor, token_mask: Tensor | None) -> Tensor:
+        seen = hidden_states if self.position is None else with_position(hidden_states, self.position)
+        routing_weights: Tensor = self.router(seen, token_mask)
+        return routing_weights.to(hidden_states.device)  # a router of several blocks may lie on another device
 
     def extra_repr(self) -> str:
         """Show what no child shows."""

@@ -20,12 +20,13 @@ from wemoe.checkpoints import Checkpoint, read_checkpoint
 from wemoe.config import check_dtype
 from wemoe.device_maps import Device, DeviceMap, device_of, dispatch, resolve
 from wemoe.footprint import measure, readable
-from wemoe.layers import RoutedLinear
+from wemoe.packed_layers import PackedLinear
 from wemoe.repositories import locate
 from wemoe.routed_classes import RoutedModel, RoutedModule
 from wemoe.safe_tensors import StoredTensors
 from wemoe.saving import GENERATION_FILE, WEIGHTS_GLOB
 from wemoe.skeletons import skeleton_of, without_weights
+from wemoe.sparse_layers import SparseRoutedLinear
 from wemoe.task_vectors import check_range
 from wemoe.tensor_slots import Slot, find_slots, share
 from wemoe.upcycling import prepare_for_loading
@@ -120,9 +121,7 @@ def stored_slots(model: nn.Module, contents: Mapping[str, Tensor], checkpoint: C
     by_name = {name: slot for slot in slots for name in slot.names}
     missing = [slot.names[0] for slot in slots if slot.persistent and not contents.keys() & set(slot.names)]
     unexpected = contents.keys() - by_name.keys()
-    misshapen = [
-        name for name in contents.keys() & by_name.keys() if contents[name].shape != by_name[name].tensor.shape
-    ]
+    misshapen = [name for name in contents.keys() & by_name.keys() if not _fits(by_name[name], contents[name])]
     for fault, names in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen)):
         if names:
             raise ValueError(
@@ -168,9 +167,17 @@ def _skeleton_of_given(checkpoint: Checkpoint, base_model: nn.Module) -> nn.Modu
     return skeleton_of(base_model)
 
 
+def _fits(slot: Slot, stored: Tensor) -> bool:
+    """Whether a tensor has the shape of its place; how many values sparse task vectors keep, only their masks tell."""
+    owner, attribute = slot.owners[0]
+    if isinstance(owner, SparseRoutedLinear) and attribute == "values":
+        return stored.dim() == 1
+    return stored.shape == slot.tensor.shape
+
+
 def _is_task_vector(slot: Slot) -> bool:
     owner, _ = slot.owners[0]
-    return isinstance(owner, RoutedLinear) and any(slot.tensor is tensor for tensor in owner.task_parameters())
+    return isinstance(owner, PackedLinear) and any(slot.tensor is tensor for tensor in owner.task_parameters())
 
 
 def _fill(slots: Mapping[str, Slot], stored: StoredTensors, places: Mapping[str, Device], title: str | None) -> None:
@@ -183,9 +190,16 @@ def _fill(slots: Mapping[str, Slot], stored: StoredTensors, places: Mapping[str,
                 check_range(f"{name!r}", tensor)
             slot.fill(tensor)
             for layer, _ in slot.owners:
-                if isinstance(layer, RoutedLinear) and not any(p.is_meta for p in layer.parameters()):
-                    layer.pack()
+                if isinstance(layer, PackedLinear) and not any(p.is_meta for p in layer.parameters()):
+                    _pack(layer, name)
             bar.update(tensor.nbytes)
+
+
+def _pack(layer: PackedLinear, name: str) -> None:
+    try:
+        layer.pack()
+    except ValueError as error:
+        raise ValueError(f"the layer of {name!r} must be stored whole: {error}") from error
 
 
 def _move_buffers(model: nn.Module, places: Mapping[str, Device]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from wemoe.loading import routed_skeleton, set_dtypes, stored_slots
 from wemoe.models import Family, find_blocks
 from wemoe.models.blocks import unknown_families
 from wemoe.routed_classes import RoutedModule
+from wemoe.routed_methods import RoutedMethod, choose
 from wemoe.safe_tensors import StoredTensors
 from wemoe.upcycling import skeleton_after_upcycling
 
@@ -23,7 +25,11 @@ def estimate_memory(
     source: nn.Module | str | os.PathLike[str],
     tasks: int | None = None,
     *,
+    method: str = "wemoe",
     router_hidden_layers: int = 2,
+    share_router: bool | None = None,
+    prune_ratio: float | None = None,
+    position_encoding: bool = False,
     dtype: torch.dtype | None = None,
     task_vector_dtype: torch.dtype | None = None,
     base_model: nn.Module | None = None,
@@ -35,7 +41,12 @@ def estimate_memory(
         source: a base, which may be on the meta device where its family is known or given; the folder of a
             checkpoint; or a routed model, which is measured as it is.
         tasks: T, the number of experts; for a base.
-        router_hidden_layers: depth of the routers, 0, 1 or 2; for a base.
+        method: as `upcycle` takes it, like the four that follow; for a base.
+        router_hidden_layers: depth of the routers, 0, 1 or 2.
+        share_router: whether all MLPs have one router.
+        prune_ratio: share of the entries of task vectors that is removed. Entries that are zero already take nothing,
+            and so a pruned model may be smaller than was estimated.
+        position_encoding: whether a shared router reads which block is asking.
         dtype: as `from_pretrained` takes it; for a checkpoint.
         task_vector_dtype: as `upcycle` and `from_pretrained` take it.
         base_model: as `from_pretrained` takes it; for a checkpoint.
@@ -53,7 +64,9 @@ def estimate_memory(
     if isinstance(source, RoutedModule):
         return measure(source)
     if isinstance(source, nn.Module):
-        config = _plan(source, tasks, router_hidden_layers, family)
+        chosen = choose(method, share_router, prune_ratio, position_encoding)
+        chosen.check(router_hidden_layers)
+        config = _plan(source, tasks, method, chosen, router_hidden_layers, family)
         return measure_upcycling(skeleton_after_upcycling(source, config, task_vector_dtype))
     checkpoint = read_checkpoint(Path(source))
     model = routed_skeleton(checkpoint, base_model)
@@ -62,10 +75,19 @@ def estimate_memory(
     return measure(model)
 
 
-def _plan(base_model: nn.Module, tasks: int | None, router_hidden_layers: int, family: Family | None) -> RoutingConfig:
+def _plan(
+    base_model: nn.Module,
+    tasks: int | None,
+    method: str,
+    chosen: RoutedMethod,
+    router_hidden_layers: int,
+    family: Family | None,
+) -> RoutingConfig:
     if tasks is None or tasks < 1:
         raise ValueError(f"tasks must be the number of experts, at least 1; found {tasks!r}")
     return RoutingConfig(
+        method=method,  # type: ignore[arg-type]  # checked by `choose`
+        **asdict(chosen),
         base_class=type(base_model).__name__,
         tasks=tuple(f"task_{t}" for t in range(tasks)),
         init_lambda=0.0,

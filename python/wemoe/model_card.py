@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
@@ -14,11 +15,19 @@ CARD_FILE = "README.md"
 _SEAL = "<!-- Written by wemoe; a file that is edited is never overwritten. sha256: {} -->\n"
 
 
-def card_text(config: RoutingConfig) -> str:
-    """Write the card of a routed model; its last line is a seal, by which an edited card is told."""
-    data = ModelCardData(library_name="wemoe", tags=["merge", "wemoe"], base_model=_hub_names(config.provenance))
-    text = f"---\n{data.to_yaml()}\n---\n\n{_body(config)}"
+def card_text(config: RoutingConfig, sections: Sequence[str] = ()) -> str:
+    """Write the card of a routed model, perhaps with more sections.
+
+    Its last line is a seal, by which an edited card is told.
+    """
+    data = ModelCardData(library_name="wemoe", tags=["merge", "wemoe"], base_model=hub_names(config.provenance))
+    text = f"---\n{data.to_yaml()}\n---\n\n{_body(config)}" + "".join(f"{section}\n\n" for section in sections)
     ModelCard(text)  # raises if the metadata could not be read back
+    return sealed(text)
+
+
+def sealed(text: str) -> str:
+    """Put the seal under a card."""
     return text + _seal(text)
 
 
@@ -35,7 +44,7 @@ def _seal(text: str) -> str:
     return _SEAL.format(hashlib.sha256(text.encode()).hexdigest())
 
 
-def _hub_names(provenance: Provenance | None) -> list[str] | None:
+def hub_names(provenance: Provenance | None) -> list[str] | None:
     """Names of the form owner/name, which local folders never have."""
     if provenance is None:
         return None
@@ -47,8 +56,7 @@ def _body(config: RoutingConfig) -> str:
     return f"""# {config.base_class} of {len(config.tasks)} merged experts
 
 One model of {len(config.tasks)} tasks: the weights of its MLPs are assembled for every sample by small routers, as
-the pre-trained weights plus weighted task vectors of the fine-tuned models (WEMoE,
-[arXiv 2402.00433](https://arxiv.org/abs/2402.00433)).
+the pre-trained weights plus weighted task vectors of the fine-tuned models ({_papers(config)}).
 
 ```python
 import wemoe
@@ -68,24 +76,43 @@ model = wemoe.from_pretrained("...")  # this folder, or this repository's name
 | base class | {config.base_class} |
 | initial routing weight | {config.init_lambda} |
 | router depth | {config.router_hidden_layers} |
-| routing weights averaged over the batch | {"yes" if config.batch_reduce else "no"} |
+| one router for all MLPs | {_yes_or_no(config.share_router)} |
+| router reads which block is asking | {_yes_or_no(config.position_encoding)} |
+| share of each task vector's entries that was removed | {config.prune_ratio} |
+| routing weights averaged over the batch | {_yes_or_no(config.batch_reduce)} |
 | wemoe | {config.wemoe_version} |
 
 """
 
 
+def _papers(config: RoutingConfig) -> str:
+    wemoe = "WEMoE, [arXiv 2402.00433](https://arxiv.org/abs/2402.00433)"
+    if not config.chosen():
+        return wemoe
+    return f"{wemoe};\nE-WEMoE, [arXiv 2410.21804](https://arxiv.org/abs/2410.21804)"
+
+
+def _yes_or_no(choice: bool) -> str:
+    return "yes" if choice else "no"
+
+
 def _sources(config: RoutingConfig) -> str:
     if config.provenance is None:
-        return "The checkpoint that this model came from does not say. Tasks: " + ", ".join(map(_cell, config.tasks))
-    rows = [_row("base", config.provenance.base)]
-    rows += [_row(f"expert: {_cell(task)}", source) for task, source in config.provenance.experts.items()]
+        return "The checkpoint that this model came from does not say. Tasks: " + ", ".join(map(cell, config.tasks))
+    return sources_table(config.provenance)
+
+
+def sources_table(provenance: Provenance) -> str:
+    """Write what a model was made of as a table."""
+    rows = [_row("base", provenance.base)]
+    rows += [_row(f"expert: {cell(task)}", source) for task, source in provenance.experts.items()]
     return "\n".join(["| | name | sha256 of its state dict |", "|---|---|---|", *rows])
 
 
 def _row(role: str, source: Source) -> str:
-    return f"| {role} | {_cell(source.name or 'unknown')} | `{source.sha256}` |"
+    return f"| {role} | {cell(source.name or 'unknown')} | `{source.sha256}` |"
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """Text that cannot end its cell of a table."""
     return " ".join(text.split()).replace("|", "\\|")

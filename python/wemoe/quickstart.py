@@ -15,23 +15,28 @@ from typing import Any, cast
 
 import torch
 import typer
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from wemoe import report
-from wemoe.adaptation import Adaptation
-from wemoe.comparison import Bench, Routing, score_routed, score_static
+from wemoe.comparison.answers import ExpertAnswers
+from wemoe.comparison.making import Made, Workshop
+from wemoe.comparison.rows import ROWS, Row
+from wemoe.comparison.running import build, mean, score, summary
 from wemoe.data import minilm, text6
-from wemoe.data.batches import TokenizedTask, sorted_batches, tokenize_task
-from wemoe.data.cache import cache_folder
-from wemoe.experts import FineTuning, cached_expert
+from wemoe.data.batches import tokenize_task
 from wemoe.files import check_writable, write_text
 from wemoe.heads import load_heads
 from wemoe.info import collect
-from wemoe.inspection import RoutingSummary
+from wemoe.inspection import RoutingSummary, record_routing, summarise_routing
 from wemoe.loading import from_pretrained
 from wemoe.routed_classes import RoutedModule
 from wemoe.stopwatch import Stopwatch
+from wemoe.suites import Scores, Suite, fine_tuned_suite
+from wemoe.task_config import FineTuning
+
+ADAPTED = {"wemoe_depth0": "wemoe_depth0_match", "wemoe": "wemoe_match", "wemoe_entropy": "wemoe_entropy"}
+"""The adapted methods, and the rows of a comparison that they are."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +50,7 @@ class Recipe:
     max_length: int = 40
     fine_tuning: FineTuning = field(default_factory=FineTuning)
     scalings: tuple[float, ...] = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4)
-    routings: Mapping[str, Routing] = field(
-        default_factory=lambda: {
-            "wemoe_depth0": Routing(0, "match", learning_rate=1e-2),
-            "wemoe": Routing(2, "match", learning_rate=3e-3),
-            "wemoe_entropy": Routing(2, "entropy", learning_rate=1e-4),
-        }
-    )
+    steps: int = 100
 
     def with_steps(self, steps: int | None) -> Recipe:
         """The recipe with another number of steps of adaptation, unless that is None.
@@ -63,7 +62,24 @@ class Recipe:
             return self
         if steps < 1:
             raise ValueError(f"steps must be at least 1; found {steps}")
-        return replace(self, routings={name: replace(how, steps=steps) for name, how in self.routings.items()})
+        return replace(self, steps=steps)
+
+    def rows(self) -> dict[str, Row]:
+        """The methods, as rows of a comparison."""
+        rows = {name: ROWS[name] for name in ("pretrained", "individual", "average")}
+        rows["task_arithmetic"] = ROWS["task_arithmetic"].with_options({"scaling": list(self.scalings)})
+        steps = {"steps": self.steps}
+        return rows | {name: ROWS[row].with_options(steps) for name, row in ADAPTED.items()}
+
+    def as_dict(self) -> dict[str, Any]:
+        """What `results.json` keeps of the recipe."""
+        rows = self.rows()
+        return {
+            "max_length": self.max_length,
+            "fine_tuning": asdict(self.fine_tuning),
+            "scalings": list(self.scalings),
+            "routings": {name: dict(rows[name].options) for name in ADAPTED},
+        }
 
 
 def run(
@@ -100,67 +116,68 @@ def run(
         tokenized = {
             name: tokenize_task(task, tokenizer, recipe.max_length) for name, task in (tasks or text6.load()).items()
         }
-    bench = _prepare(model, tokenized, recipe, seed, watch)
-    static, validation = score_static(bench, recipe.scalings, watch)
-    adapted = score_routed(bench, recipe.routings, seed, watch)
+    suite = fine_tuned_suite(model, tokenized, recipe.fine_tuning, seed, watch)
+    results: dict[str, Any] = {"tasks": list(suite.tasks), "methods": {}, "seed": seed, "adaptation": {}}
+    merged, routing = _run_methods(suite, recipe.rows(), results, watch)
     with watch.stage("save and reload"):
-        _save(folder, bench, adapted["wemoe"].model)
-    methods = {
-        name: {"accuracy": scores, "average": sum(scores.values()) / len(scores)}
-        for name, scores in (static | {name: result.scores for name, result in adapted.items()}).items()
-    }
-    results = {
-        "tasks": list(bench.tasks),
-        "methods": methods,
-        "gap_closed": report.gap_closed(methods),
-        "seed": seed,
+        _save(folder, suite, merged)
+    results |= {
+        "gap_closed": report.gap_closed(results["methods"]),
         "timings": watch.seconds,
         "environment": collect(),
-        "recipe": asdict(recipe),
-        "task_arithmetic_validation": validation,
-        "routing": adapted["wemoe"].routing.as_dict(),
-        "adaptation": {name: _summary(result.adaptation) for name, result in adapted.items()},
+        "recipe": recipe.as_dict(),
+        "routing": routing.as_dict(),
     }
-    _report(folder, results, adapted["wemoe"].routing)
+    _report(folder, results, routing)
     return results
 
 
-def _prepare(
-    base: PreTrainedModel, tasks: dict[str, TokenizedTask], recipe: Recipe, seed: int, watch: Stopwatch
-) -> Bench:
-    """Make the experts or take them from the cache."""
-    experts = {}
-    for name, task in tasks.items():
-        with watch.stage(f"expert: {name}"):
-            experts[name] = cached_expert(cache_folder() / "experts", name, base, task, recipe.fine_tuning, seed)
-    models, heads = ({name: getattr(expert, part) for name, expert in experts.items()} for part in ("model", "head"))
-    return Bench(base, models, heads, tasks)
+def _run_methods(
+    suite: Suite, rows: Mapping[str, Row], results: dict[str, Any], watch: Stopwatch
+) -> tuple[RoutedModule, RoutingSummary]:
+    """Make and score every method, and note its results; return the WEMoE with its routing weights."""
+    shop = Workshop(suite, results["seed"], ExpertAnswers(suite))
+    for name, row in rows.items():
+        with watch.stage(name):
+            built = build(row, shop)
+            if name == "wemoe":
+                merged = cast("RoutedModule", next(iter(built.made.models.values())))
+                scores, routing = _score_with_routing(suite, built.made)
+            else:
+                scores = score(suite, built.made)
+        results["methods"][name] = {"accuracy": scores, "average": mean(scores)}
+        if built.search:
+            results[f"{name}_validation"] = {str(point["scaling"]): point["validation"] for point in built.search}
+        if built.made.adaptation is not None:
+            results["adaptation"][name] = summary(built.made.adaptation)
+    return merged, routing
 
 
-def _save(folder: Path, bench: Bench, model: RoutedModule) -> None:
+def _score_with_routing(suite: Suite, made: Made) -> tuple[Scores, RoutingSummary]:
+    """Score a routed model, and keep its routing weights on the test texts."""
+    scores: Scores = {}
+    records: dict[str, dict[str, list[Tensor]]] = {}
+    for task, model in made.models.items():
+        with record_routing(model) as records[task]:
+            scores |= suite.score(model, [task])
+    return scores, summarise_routing(records, list(suite.experts))
+
+
+def _save(folder: Path, suite: Suite, model: RoutedModule) -> None:
     """Save the model with its heads, and check that what was saved gives the same logits, bit for bit.
 
     Raises:
         RuntimeError: it does not.
     """
-    model.save_pretrained(folder / "model", heads=bench.heads)
+    model.save_pretrained(folder / "model", heads=suite.heads)
     heads = {task: cast("nn.Linear", head) for task, head in load_heads(folder / "model").items()}
-    reloaded = replace(bench, heads=heads)
+    reloaded = replace(suite, heads=heads)
     again = from_pretrained(folder / "model")
-    for name, task in bench.tasks.items():
-        batch = next(sorted_batches(task.test.texts, 8))
+    for name, batches in suite.inputs("test", 8, 0).items():
+        batch = next(iter(batches))
         with torch.inference_mode():
-            if not torch.equal(bench.predict(model, batch, name), reloaded.predict(again, batch, name)):
+            if not torch.equal(suite.predict(model, batch, name), reloaded.predict(again, batch, name)):
                 raise RuntimeError(f"the reloaded model's logits must equal the saved one's; task {name!r} differs")
-
-
-def _summary(adaptation: Adaptation) -> dict[str, Any]:
-    history = adaptation.history
-    return {
-        "loss": [record["loss"] for record in history],
-        "entropy": {task: [record["entropy"][task] for record in history] for task in history[0]["entropy"]},
-        "collapsed": list(adaptation.collapsed),
-    }
 
 
 def _report(folder: Path, results: dict[str, Any], routing: RoutingSummary) -> None:

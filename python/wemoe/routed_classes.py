@@ -112,10 +112,14 @@ class RoutedModule(Specialised, nn.Module):
     def extra_repr(self) -> str:
         """Show how the model was upcycled."""
         config = self.routing_config
-        return (
-            f"tasks={list(config.tasks)}, router_hidden_layers={config.router_hidden_layers}, "
-            f"init_lambda={config.init_lambda}, batch_reduce={config.batch_reduce}"
-        )
+        told = {
+            "tasks": list(config.tasks),
+            "router_hidden_layers": config.router_hidden_layers,
+            "init_lambda": config.init_lambda,
+            "batch_reduce": config.batch_reduce,
+            **config.chosen(),
+        }
+        return ", ".join(f"{name}={value}" for name, value in told.items())
 
 
 class RoutedModel(RoutedModule, PreTrainedModel):  # type: ignore[misc, no-untyped-call]  # own options of saving

@@ -38,7 +38,7 @@ def save_routers(model: RoutedModule, folder: str | os.PathLike[str]) -> None:
     tensors = {name: parameter.detach().contiguous() for name, parameter in _routers(model).items()}
     with replacing_files(folder, stale=()) as staging:
         save_file(tensors, staging / ROUTERS_FILE, metadata={"format": "pt"})
-        written = as_written(model.routing_config).model_dump(mode="json")
+        written = as_written(model.routing_config).as_json()
         (staging / ROUTERS_CONFIG).write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
 
 

@@ -2,7 +2,8 @@
 
 Every router maps the hidden states that an MLP receives to routing weights [R, T]: one row for each sample (R = B), or
 one row for all (R = 1). There is no softmax and no clamp: routing weights may be negative or above 1. The shapes and
-the initial values are those of WEMoE (arXiv 2402.00433, section 3.2).
+the initial values are those of WEMoE (arXiv 2402.00433, section 3.2). A router that several blocks share (E-WEMoE,
+arXiv 2410.21804) is one of the same, and may lie on another device than a block's hidden states.
 """
 
 from __future__ import annotations
@@ -34,9 +35,23 @@ def masked_mean(values: Tensor, token_mask: Tensor | None) -> Tensor:
             f"token_mask must be [B, N] = {tuple(values.shape[:2])} like the hidden states; "
             f"found {tuple(token_mask.shape)}"
         )
-    votes = token_mask.to(values.dtype)  # [B, N]
+    votes = token_mask.to(values)  # [B, N]
     shares = votes / votes.sum(dim=1, keepdim=True).clamp(min=1)
     return (shares.unsqueeze(1) @ values).squeeze(1)
+
+
+def with_position(hidden_states: Tensor, position: tuple[float, ...]) -> Tensor:
+    """Put the encoding of a block's place before the hidden states of each token.
+
+    Args:
+        hidden_states: [B, N, D].
+        position: P numbers.
+
+    Returns:
+        [B, N, P + D], in fp32 or better.
+    """
+    encoding = torch.tensor(position, dtype=torch.float32, device=hidden_states.device)
+    return torch.cat([encoding.expand(*hidden_states.shape[:2], -1), hidden_states], dim=-1)
 
 
 class ConstantRouter(nn.Module):
@@ -80,7 +95,7 @@ class MLPRouter(nn.Module):
     """Router depth 2: r(h) = W2 relu(W1 h + b1) + b2 for every token, then the mean over the tokens.
 
     Args:
-        hidden_size: D, also the width of the hidden layer.
+        hidden_size: D, also the width of the hidden layer; both are 8 more where a block's place is read too.
         num_tasks: T.
         init_lambda: the initial value of every entry of b2; b1 starts at 0, W1 and W2 at N(0, 0.01^2).
     """

@@ -97,6 +97,14 @@ class StoredTensors:
             piece.copy_(_filled(torch.empty(piece.shape, dtype=hollow.dtype), source))
         return tensor
 
+    def read_rows(self, name: str, rows: slice) -> Tensor:
+        """Read rows of one tensor, from a first one up to another, into memory of their own."""
+        hollow, place = self.contents[name], self._places[name]
+        first, last, _ = rows.indices(len(hollow))
+        source = self._file(place.file)
+        source.seek(place.position + first * hollow[:1].nbytes)
+        return _filled(torch.empty((last - first, *hollow.shape[1:]), dtype=hollow.dtype), source)
+
     def _file(self, file: Path) -> BinaryIO:
         if self._open is None or self._open.name != str(file):
             self.close()

@@ -4,6 +4,9 @@ A checkpoint folder holds `config.json` (`model_type: wemoe`, how the model was 
 configuration nested, what is shared), `wemoe*.safetensors` (base weights, task vectors, routers), `README.md` (the
 model card) and, where there are some, `generation_config.json` and `heads.safetensors`. Plain transformers finds no
 weights under these names and fails loudly, instead of filling a plain model with random MLPs.
+
+The version rises when an older reader would take a folder for something else. What it merely does not know, such as
+sparse task vectors or a shared router, an older reader refuses by name.
 """
 
 from __future__ import annotations
@@ -23,8 +26,8 @@ from transformers import GenerationConfig, PreTrainedConfig
 from wemoe.config import FORMAT_VERSION, RoutingConfig
 from wemoe.files import check_writable, replacing_files
 from wemoe.heads import HEADS_FILE, Heads, task_heads, write_heads
-from wemoe.layers import PACKED, RoutedLinear
 from wemoe.model_card import CARD_FILE, card_text, may_write_card
+from wemoe.packed_layers import PackedLinear
 from wemoe.provenance import public_name
 from wemoe.shards import Stored, write_shards
 from wemoe.tensor_slots import Slot, find_shared, find_slots
@@ -59,7 +62,7 @@ def save(
     configuration = {
         "model_type": MODEL_TYPE,
         "architectures": [config.base_class],
-        "wemoe": config.model_dump(mode="json"),
+        "wemoe": config.as_json(),
         "base_config": _base_config(model),
         "shared": shared,
     }
@@ -111,7 +114,7 @@ def _own_tensors(model: RoutedModule) -> dict[str, Stored]:
 
 def _plain(slot: Slot) -> Tensor:
     owner, attribute = slot.owners[0]
-    if isinstance(owner, RoutedLinear) and attribute in PACKED:
+    if isinstance(owner, PackedLinear) and attribute in owner.packed_names:
         return cast("Tensor", owner.state_dict()[attribute])  # unpacked
     return slot.tensor
 

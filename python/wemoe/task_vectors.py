@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 Model = TypeVar("Model", bound=nn.Module)
+Expert = TypeVar("Expert")
 Experts = Mapping[str, Model] | Sequence[Model]
 TaskVector = dict[str, Tensor]  # by the name of the tensor in the base's state dict
 
@@ -25,7 +26,21 @@ def name_experts(expert_models: Experts[Model]) -> dict[str, Model]:
         TypeError: `expert_models` is neither a mapping nor a sequence of modules, or a task name is no string.
         ValueError: there is no expert (T = 0).
     """
-    if not isinstance(expert_models, Iterable):
+    named = name_sources(expert_models)
+    for task, expert in named.items():
+        if not isinstance(expert, nn.Module):
+            raise TypeError(f"expert_models[{task!r}] must be a module; found {type(expert).__name__}")
+    return named
+
+
+def name_sources(expert_models: Mapping[str, Expert] | Sequence[Expert]) -> dict[str, Expert]:
+    """Return experts of any kind by task name; a sequence's experts are named `task_0`, `task_1`, ...
+
+    Raises:
+        TypeError: `expert_models` is neither a mapping nor a sequence, or a task name is no string.
+        ValueError: there is no expert (T = 0).
+    """
+    if not isinstance(expert_models, Iterable) or isinstance(expert_models, str):
         raise TypeError(
             "expert_models must be a list of modules or a mapping from task name to module; "
             f"found {type(expert_models).__name__}"
@@ -37,11 +52,9 @@ def name_experts(expert_models: Experts[Model]) -> dict[str, Model]:
     )
     if not named:
         raise ValueError("expert_models must hold at least one expert (T >= 1); found none")
-    for task, expert in named.items():
+    for task in named:
         if not isinstance(task, str):
             raise TypeError(f"expert_models must be keyed by task names (str); found {task!r}")
-        if not isinstance(expert, nn.Module):
-            raise TypeError(f"expert_models[{task!r}] must be a module; found {type(expert).__name__}")
     return named
 
 
@@ -133,15 +146,6 @@ def with_tensors(base_model: Model, tensors: Iterable[tuple[str, Tensor]]) -> Mo
     return model
 
 
-def add_task_vector(base_model: Model, task_vector: Mapping[str, Tensor], scaling: float) -> Model:
-    """Return a new model theta_0 + scaling * task vector."""
-    base = floating_tensors(base_model)
-    return with_tensors(
-        base_model,
-        ((name, exact_tensor(base[name], tau.device) + scaling * tau) for name, tau in task_vector.items()),
-    )
-
-
 def stack_task_vectors(base: Tensor, experts: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
     """Stack the task vectors of one parameter.
 
@@ -171,18 +175,18 @@ def check_range(label: str, narrowed: Tensor) -> None:
     Raises:
         ValueError: a number was too large for float16, the one dtype here of a narrower range than float32.
     """
-    if narrowed.dtype == torch.float16 and not _is_finite(narrowed):
+    if narrowed.dtype == torch.float16 and not is_finite(narrowed):
         limit = torch.finfo(torch.float16).max
         raise ValueError(f"{label} in float16 must be within +-{limit:.0f}; found a larger number. Choose bfloat16")
 
 
 def _check_finite(label: str, state: Mapping[str, Tensor]) -> None:
-    broken = [name for name, tensor in state.items() if tensor.is_floating_point() and not _is_finite(tensor)]
+    broken = [name for name, tensor in state.items() if tensor.is_floating_point() and not is_finite(tensor)]
     if broken:
         raise ValueError(f"{label} must hold finite numbers; found NaN or infinity in: {_listed(broken)}")
 
 
-def _is_finite(tensor: Tensor) -> bool:
+def is_finite(tensor: Tensor) -> bool:
     """Whether no number is NaN or infinite; unlike `isfinite`, this makes no tensor of the same size."""
     return tensor.numel() == 0 or all(bool(extreme.isfinite()) for extreme in tensor.aminmax())
 

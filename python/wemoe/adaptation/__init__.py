@@ -2,7 +2,7 @@
 
 from wemoe.adaptation.adamerging import adamerging
 from wemoe.adaptation.collapse import CollapseWarning
-from wemoe.adaptation.loop import Adaptation, adapt
+from wemoe.adaptation.loop import Adaptation, AdaptOptions, adapt
 from wemoe.adaptation.objectives import OBJECTIVES
 
-__all__ = ["OBJECTIVES", "Adaptation", "CollapseWarning", "adamerging", "adapt"]
+__all__ = ["OBJECTIVES", "AdaptOptions", "Adaptation", "CollapseWarning", "adamerging", "adapt"]

@@ -16,73 +16,59 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Iterable, Mapping
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal, Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from wemoe.adaptation.loop import adapt
-from wemoe.merging.ties import elect, sum_of, trimmed_task_vectors
+from wemoe.adaptation.loop import AdaptOptions, adapt
+from wemoe.adaptation.objectives import OBJECTIVES
+from wemoe.merging.rules import Sources, exact, open_sources
+from wemoe.merging.running import base_module, expert_module
+from wemoe.merging.ties import elected_task_vectors
 from wemoe.merging.transforms import check_density
 from wemoe.predictions import Batch, Predict
-from wemoe.task_vectors import (
-    Experts,
-    Model,
-    TaskVector,
-    check_experts,
-    compute_task_vectors,
-    exact_tensor,
-    floating_tensors,
-    name_experts,
-    with_tensors,
-)
+from wemoe.task_vectors import Model, floating_tensors, with_tensors
+from wemoe.weights import Source
 from wemoe_ext import merge_weights
+
+TaskVectors = Callable[[str], list[Tensor]]  # by the name of a tensor, those of all experts
+
+PUBLISHED: AdaptOptions = {"objective": "entropy", "learning_rate": 1e-3}
 
 
 def adamerging(
-    base_model: Model,
-    expert_models: Experts[Model],
+    base_model: Model | str | os.PathLike[str],
+    expert_models: Mapping[str, Source] | Sequence[Source],
     streams: Mapping[str, Iterable[Batch]],
     predict: Predict[Batch],
     *,
     per: Literal["layer", "task"] = "layer",
     density: float | None = None,
     init_lambda: float = 0.3,
-    objective: Literal["match", "entropy", "infomax"] = "entropy",
-    steps: int = 1000,
-    learning_rate: float = 1e-3,
-    schedule: Literal["constant", "cosine"] = "constant",
-    seed: int = 0,
-    progress: bool = True,
-    log: str | os.PathLike[str] | None = None,
-    checkpoint: str | os.PathLike[str] | None = None,
-    checkpoint_every: int = 100,
+    **adapt_options: Unpack[AdaptOptions],
 ) -> Model:
     """Learn merging coefficients on unlabeled data and fold them into a plain model.
 
     `wemoe.adapt` is the loop: one batch of each task at a step, back-propagated at once, so that memory does not grow
-    with the number of tasks. Coefficients are not clamped, since a clamped one gets no gradient. Floating-point buffers
-    are merged by task arithmetic with `init_lambda`.
+    with the number of tasks that are trained on; what grows with T are the task vectors. Coefficients are not clamped,
+    since a clamped one gets no gradient. Floating-point buffers are merged by task arithmetic with `init_lambda`.
 
     Args:
-        base_model: the pre-trained model theta_0; untouched.
-        expert_models: T models fine-tuned from it, a sequence or a mapping from task name; untouched.
+        base_model: the pre-trained model theta_0, a module or where a checkpoint is; untouched.
+        expert_models: T models fine-tuned from it, a sequence or a mapping from task name, each a module, a state
+            dict, or where a checkpoint or an adapter is; untouched.
         streams: by task, unlabeled batches, as in `adapt`.
         predict: `predict(model, batch, task)` gives logits [..., C], as in `adapt`.
         per: what shares a coefficient of a task: `layer`, each parameter tensor for itself, or `task`, the whole model.
         density: of TIES' trimming, for AdaMerging++ (0.2 in the paper); None for task vectors as they are.
         init_lambda: what every coefficient starts at.
-        objective: as in `adapt`; `entropy` is the published one, `match` needs no more than the experts.
-        steps: as in `adapt`.
-        learning_rate: as in `adapt`; 1e-3 is the published one.
-        schedule: as in `adapt`.
-        seed: as in `adapt`.
-        progress: as in `adapt`.
-        log: as in `adapt`.
-        checkpoint: as in `adapt`; it holds the coefficients.
-        checkpoint_every: as in `adapt`.
+        **adapt_options: `objective`, `steps`, `learning_rate`, `schedule`, `seed`, `progress`, `log`, `checkpoint` (of
+            the coefficients) and `checkpoint_every` of `adapt`. The objective is `entropy`, the published one, unless
+            another is given; `match` reads experts while it trains, so that all of them stay in memory. The learning
+            rate is 1e-3 unless another is given.
 
     Returns:
         A new model of the base's class, in the base's dtype and on its device.
@@ -90,29 +76,25 @@ def adamerging(
     Raises:
         OSError, TypeError, ValueError: as in `adapt`, or as in `with_coefficients`.
     """
-    experts = name_experts(expert_models)
-    model = with_coefficients(base_model, experts, per=per, density=density, init_lambda=init_lambda)
-    adapt(
-        model,
-        streams,
-        predict,
-        objective=objective,
-        experts=experts,
-        steps=steps,
-        learning_rate=learning_rate,
-        schedule=schedule,
-        seed=seed,
-        progress=progress,
-        log=log,
-        checkpoint=checkpoint,
-        checkpoint_every=checkpoint_every,
-    )
-    return fold_coefficients(base_model, model)
+    if unknown := adapt_options.keys() - AdaptOptions.__annotations__.keys():
+        raise TypeError(
+            f"adamerging takes the options of adapt, {list(AdaptOptions.__annotations__)}; found {sorted(unknown)}"
+        )
+    _check(per, density, init_lambda)
+    options = PUBLISHED | adapt_options
+    objective = OBJECTIVES.get(options["objective"])
+    with open_sources(base_model, expert_models) as sources:
+        base = base_module(base_model, sources)
+        model = _with_coefficients(base, sources, per, density, init_lambda)
+        read = sources.experts if objective is not None and objective.needs_experts else ()
+        experts = {task: expert_module(base, sources, task) for task in read}
+    adapt(model, streams, predict, experts=experts, **options)
+    return fold_coefficients(base, model)
 
 
 def with_coefficients(
-    base_model: Model,
-    expert_models: Experts[Model],
+    base_model: Model | str | os.PathLike[str],
+    expert_models: Mapping[str, Source] | Sequence[Source],
     *,
     per: Literal["layer", "task"] = "layer",
     density: float | None = None,
@@ -131,23 +113,28 @@ def with_coefficients(
         A copy of the base of which only the coefficients, fp32 [T] for each tensor or for all, require gradients.
 
     Raises:
-        TypeError: `expert_models` is no sequence or mapping of modules.
+        FileNotFoundError, ImportError: a source cannot be opened.
+        TypeError: `expert_models` is no sequence or mapping of sources, or the base cannot be run.
         ValueError: there is no expert, an expert does not fit the base, a tensor is not finite, `per` is unknown,
-            `density` is not in (0, 1], or `init_lambda` is not finite.
+            `density` is not in (0, 1], `init_lambda` is not finite, or a file is damaged.
     """
-    experts = name_experts(expert_models)
     _check(per, density, init_lambda)
-    check_experts(base_model, experts)
-    model = copy.deepcopy(base_model).requires_grad_(False)
-    task_vectors = _task_vectors(base_model, experts, density)
-    merges = _merges(model, task_vectors, per, init_lambda)
+    with open_sources(base_model, expert_models) as sources:
+        return _with_coefficients(base_module(base_model, sources), sources, per, density, init_lambda)
+
+
+def _with_coefficients(base: Model, sources: Sources, per: str, density: float | None, init_lambda: float) -> Model:
+    task_vectors = _task_vectors(sources, density)
+    model = copy.deepcopy(base).requires_grad_(False)
+    merges = _merges(model, sources, task_vectors, per, init_lambda)
     for module in list(model.modules()):
         for attribute, parameter in list(module.named_parameters(recurse=False)):
             if parameter in merges:
                 parametrize.register_parametrization(module, attribute, merges[parameter])
-    for name, buffer in model.named_buffers():
-        if name in task_vectors[0]:
-            buffer.copy_(exact_tensor(buffer, buffer.device) + init_lambda * sum_of(task_vectors, name))
+    buffers = dict(model.named_buffers())
+    for name in set(sources.names) - sources.parameters:
+        total = torch.stack(task_vectors(name)).sum(dim=0)
+        buffers[name].copy_(exact(buffers[name]) + init_lambda * total)
     return model
 
 
@@ -184,14 +171,17 @@ class _Merge(nn.Module):
         return merge_weights(base, self.task_vectors, self.coefficients.unsqueeze(0))[0]
 
 
-def _merges(model: nn.Module, task_vectors: list[TaskVector], per: str, init_lambda: float) -> dict[Tensor, _Merge]:
-    """Make, for every floating-point parameter, what merges it; its task vectors leave the list that is given."""
-    tasks, device = len(task_vectors), next(model.parameters()).device
+def _merges(
+    model: nn.Module, sources: Sources, task_vectors: TaskVectors, per: str, init_lambda: float
+) -> dict[Tensor, _Merge]:
+    """Make, for every parameter that is merged, what merges it."""
+    tasks, device = len(sources.experts), next(model.parameters()).device
     shared = _coefficients(tasks, init_lambda, device) if per == "task" else None
     merges: dict[Tensor, _Merge] = {}
     for name, parameter in model.named_parameters():
-        if name in task_vectors[0]:
-            stacked = torch.stack([tau.pop(name) for tau in task_vectors]).to(parameter.dtype)
+        name = sources.matching.aliases.get(name, name)
+        if name in sources.names:
+            stacked = torch.stack(task_vectors(name)).to(parameter.dtype)
             own = _coefficients(tasks, init_lambda, parameter.device) if shared is None else shared
             merges[parameter] = _Merge(stacked, own)
     return merges
@@ -201,10 +191,11 @@ def _coefficients(tasks: int, init_lambda: float, device: torch.device) -> nn.Pa
     return nn.Parameter(torch.full((tasks,), init_lambda, dtype=torch.float32, device=device))
 
 
-def _task_vectors(base_model: nn.Module, experts: Mapping[str, nn.Module], density: float | None) -> list[TaskVector]:
+def _task_vectors(sources: Sources, density: float | None) -> TaskVectors:
+    """Return what gives, for a name, the task vectors of all experts: as they are, or as TIES has them."""
     if density is None:
-        return list(compute_task_vectors(base_model, experts).values())
-    return elect(list(trimmed_task_vectors(base_model, experts, density).values()))
+        return lambda name: [sources.task_vector(task, name) for task in sources.experts]
+    return elected_task_vectors(sources, density)
 
 
 def _check(per: str, density: float | None, init_lambda: float) -> None:

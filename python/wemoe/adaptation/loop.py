@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,20 @@ class Adaptation:
 
     history: list[dict[str, Any]]
     collapsed: tuple[str, ...]
+
+
+class AdaptOptions(TypedDict, total=False):
+    """The options of `adapt`, for functions that hand them on."""
+
+    objective: Literal["match", "entropy", "infomax"]
+    steps: int
+    learning_rate: float
+    schedule: Literal["constant", "cosine"]
+    seed: int
+    progress: bool
+    log: str | os.PathLike[str] | None
+    checkpoint: str | os.PathLike[str] | None
+    checkpoint_every: int
 
 
 def adapt(

@@ -1,10 +1,11 @@
-"""Texts as padded batches, texts of like length together, since padding costs as much as text."""
+"""Samples as padded batches, texts of like length together, since padding costs as much as text."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,48 +13,114 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from wemoe.data.text6 import LabelledTexts, Text, TextTask
+from wemoe.task_config import Pooling
 
 Tokens = dict[str, Tensor]  # of one text: input_ids, token_type_ids, attention_mask; each [N]
 
 
 class Batch(NamedTuple):
-    """Model inputs, padded, and which rows of the task's texts they are."""
+    """Model inputs, padded, and which of the task's samples they are."""
 
-    inputs: dict[str, Tensor]  # each [B, N]
+    inputs: dict[str, Tensor]  # texts: each [B, N]; images: pixel_values [B, 3, H, W]
     rows: Tensor  # [B]
 
 
-@dataclass(frozen=True)
-class LabelledTokens:
-    """Tokenized texts with their labels [len(texts)]."""
+class Samples(ABC):
+    """What a model reads, sample by sample; batches are made when they are needed."""
 
-    texts: list[Tokens]
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def lengths(self) -> list[int]:
+        """Return what each sample costs to read, in any unit: batches hold samples of like cost."""
+
+    @abstractmethod
+    def inputs(self, rows: list[int]) -> dict[str, Tensor]:
+        """Return model inputs of some of the samples, each [B, ...]."""
+
+    def batch(self, rows: list[int]) -> Batch:
+        """Return a batch of some of the samples."""
+        return Batch(self.inputs(rows), torch.tensor(rows))
+
+
+@dataclass(frozen=True)
+class Texts(Samples):
+    """Tokenized texts.
+
+    Attributes:
+        tokens: of each text.
+        pad_values: by input, what fills it up; zero where nothing is said.
+        padding_side: where padding goes.
+    """
+
+    tokens: Sequence[Tokens]
+    pad_values: Mapping[str, int] = field(default_factory=dict)
+    padding_side: Literal["left", "right"] = "right"
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def lengths(self) -> list[int]:
+        """Count the tokens of each text."""
+        return [len(tokens["input_ids"]) for tokens in self.tokens]
+
+    def inputs(self, rows: list[int]) -> dict[str, Tensor]:
+        """Return the tokens of some of the texts, padded to the longest, each [B, N]."""
+        return {
+            name: pad_sequence(
+                [self.tokens[row][name] for row in rows],
+                batch_first=True,
+                padding_value=self.pad_values.get(name, 0),
+                padding_side=self.padding_side,
+            )
+            for name in self.tokens[rows[0]]
+        }
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Samples with their labels [len(samples)]."""
+
+    samples: Samples
     labels: Tensor
 
     def sorted_batches(self, size: int) -> Iterator[tuple[Batch, Tensor]]:
-        """Yield every text once, shortest first, with the labels of its batch."""
-        for batch in sorted_batches(self.texts, size):
+        """Yield every sample once, shortest first, with the labels of its batch."""
+        for batch in sorted_batches(self.samples, size):
             yield batch, self.labels[batch.rows]
 
 
 @dataclass(frozen=True)
-class TokenizedTask:
-    """A `TextTask` as a model reads it."""
+class Task:
+    """A task as a model reads it; a part that is None is not there.
+
+    Attributes:
+        num_labels: C.
+        train: what experts are fine-tuned on.
+        validation: what is used to choose between settings.
+        unlabeled: what models are adapted on.
+        test: what is reported.
+        pooling: what a linear head reads of a model.
+        batch_size: of scoring.
+    """
 
     num_labels: int
-    train: LabelledTokens
-    validation: LabelledTokens
-    unlabeled: list[Tokens]
-    test: LabelledTokens
+    train: Labelled | None = None
+    validation: Labelled | None = None
+    unlabeled: Samples | None = None
+    test: Labelled | None = None
+    pooling: Pooling = "mean"
+    batch_size: int = 64
 
 
-def tokenize_task(task: TextTask, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TokenizedTask:
+def tokenize_task(task: TextTask, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Task:
     """Tokenize all parts of a task, each text cut to `max_length` tokens."""
 
-    def labelled(part: LabelledTexts) -> LabelledTokens:
-        return LabelledTokens(tokenize(tokenizer, part.texts, max_length), torch.tensor(part.labels))
+    def labelled(part: LabelledTexts) -> Labelled:
+        return Labelled(tokenize(tokenizer, part.texts, max_length), torch.tensor(part.labels))
 
-    return TokenizedTask(
+    return Task(
         num_labels=len(task.label_names),
         train=labelled(task.train),
         validation=labelled(task.validation),
@@ -62,17 +129,30 @@ def tokenize_task(task: TextTask, tokenizer: PreTrainedTokenizerBase, max_length
     )
 
 
-def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], max_length: int) -> list[Tokens]:
-    """Tokenize texts or pairs of texts, cut to `max_length` tokens."""
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], max_length: int, pad_token_id: int | None = None
+) -> Texts:
+    """Tokenize texts or pairs of texts, cut to `max_length` tokens.
+
+    Args:
+        tokenizer: tells the side and the values of padding too.
+        texts: texts, or pairs of texts.
+        max_length: number of tokens.
+        pad_token_id: what pads a text, where it is not the tokenizer's own.
+    """
     encoded = tokenizer(list(texts), truncation=True, max_length=max_length)
-    return [{name: torch.tensor(rows[i]) for name, rows in encoded.items()} for i in range(len(texts))]
+    tokens = [{name: torch.tensor(rows[i]) for name, rows in encoded.items()} for i in range(len(texts))]
+    own = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
+    given = {} if pad_token_id is None else {"input_ids": pad_token_id}
+    pad_values = {name: value for name, value in (own | given).items() if value is not None}
+    return Texts(tokens, pad_values, "left" if tokenizer.padding_side == "left" else "right")
 
 
-def sorted_batches(texts: Sequence[Tokens], size: int) -> Iterator[Batch]:
-    """Yield every text once, shortest first."""
-    rows = sorted(range(len(texts)), key=lambda row: _length(texts[row]))
-    for chunk in _chunks(rows, size):
-        yield _batch(texts, chunk)
+def sorted_batches(samples: Samples, size: int) -> Iterator[Batch]:
+    """Yield every sample once, shortest first."""
+    lengths = samples.lengths()
+    for chunk in _chunks(sorted(range(len(samples)), key=lengths.__getitem__), size):
+        yield samples.batch(chunk)
 
 
 class ShuffledBatches:
@@ -81,35 +161,27 @@ class ShuffledBatches:
     Chunks of 16 batches are drawn at random, sorted by length within, and their batches shuffled.
     """
 
-    def __init__(self, texts: Sequence[Tokens], size: int, seed: int) -> None:
-        self._texts = texts
+    def __init__(self, samples: Samples, size: int, seed: int) -> None:
+        self._samples = samples
+        self._lengths = samples.lengths()
         self._size = size
         self._generator = torch.Generator().manual_seed(seed)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield every text once."""
+        """Yield every sample once."""
         batches: list[list[int]] = []
-        for chunk in _chunks(self._permutation(len(self._texts)), 16 * self._size):
-            batches += _chunks(sorted(chunk, key=lambda row: _length(self._texts[row])), self._size)
+        for chunk in _chunks(self._permutation(len(self._samples)), 16 * self._size):
+            batches += _chunks(sorted(chunk, key=self._lengths.__getitem__), self._size)
         for index in self._permutation(len(batches)):
-            yield _batch(self._texts, batches[index])
+            yield self._samples.batch(batches[index])
 
     def __len__(self) -> int:
         """Count the batches of one iteration."""
-        return -(-len(self._texts) // self._size)
+        return -(-len(self._samples) // self._size)
 
     def _permutation(self, length: int) -> list[int]:
         return torch.randperm(length, generator=self._generator).tolist()
 
 
-def _batch(texts: Sequence[Tokens], rows: list[int]) -> Batch:
-    inputs = {name: pad_sequence([texts[row][name] for row in rows], batch_first=True) for name in texts[rows[0]]}
-    return Batch(inputs, torch.tensor(rows))
-
-
 def _chunks(rows: list[int], size: int) -> list[list[int]]:
     return [rows[start : start + size] for start in range(0, len(rows), size)]
-
-
-def _length(tokens: Tokens) -> int:
-    return len(tokens["input_ids"])

@@ -1,11 +1,14 @@
 """Static merging: one set of weights from a base and its fine-tuned experts, one file for each published method."""
 
-from wemoe.merging.average import average
-from wemoe.merging.dare import dare_linear, dare_ties
+from collections.abc import Callable
+
+from wemoe.merging.average import average, average_rule
+from wemoe.merging.dare import dare_linear, dare_linear_rule, dare_ties, dare_ties_rule
 from wemoe.merging.fisher import fisher
 from wemoe.merging.regmean import regmean
-from wemoe.merging.task_arithmetic import task_arithmetic
-from wemoe.merging.ties import ties
+from wemoe.merging.rules import Rule
+from wemoe.merging.task_arithmetic import task_arithmetic, task_arithmetic_rule
+from wemoe.merging.ties import ties, ties_rule
 
 # every method that gives a plain model: a function of `wemoe` of this name, with (base_model, expert_models, ...)
 METHODS = {
@@ -19,4 +22,13 @@ METHODS = {
     "adamerging": "task arithmetic whose coefficients are learned on unlabeled data",
 }
 
-__all__ = ["METHODS", "average", "dare_linear", "dare_ties", "fisher", "regmean", "task_arithmetic", "ties"]
+# the methods that read no data: what makes a rule of sources and the method's options
+RULES: dict[str, Callable[..., Rule]] = {
+    "average": average_rule,
+    "task_arithmetic": task_arithmetic_rule,
+    "ties": ties_rule,
+    "dare_linear": dare_linear_rule,
+    "dare_ties": dare_ties_rule,
+}
+
+__all__ = ["METHODS", "RULES", "average", "dare_linear", "dare_ties", "fisher", "regmean", "task_arithmetic", "ties"]

@@ -3,55 +3,54 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from wemoe.task_vectors import (
-    Experts,
-    Model,
-    check_experts,
-    exact_tensor,
-    floating_tensors,
-    name_experts,
-    with_tensors,
-)
+from wemoe.merging.options import PerExpert, per_expert
+from wemoe.merging.rules import RowRule, Rule, Sources, merge
+from wemoe.task_vectors import exact_tensor
+from wemoe.weights import Rows
 
 
-def average(
-    base_model: Model,
-    expert_models: Experts[Model],
-    weights: Mapping[str, float] | Sequence[float] | None = None,
-) -> Model:
+def average(base_model: Any, expert_models: Any, weights: PerExpert | None = None, *, normalize: bool = True) -> Any:
     """Average the experts, parameter by parameter.
 
     With equal weights it is equal to task arithmetic with a scaling of 1/T. The base gives the class and all that is
     not floating point.
 
     Args:
-        base_model: the pre-trained model; untouched.
-        expert_models: T models fine-tuned from it, a sequence or a mapping from task name; untouched.
-        weights: one number for each expert, by task name or in the experts' order; equal ones by default. They are
-            divided by their sum, as mergekit's method `linear` does, so that only their ratios count.
+        base_model: the pre-trained model, as in `task_arithmetic`; untouched.
+        expert_models: T models fine-tuned from it, as in `task_arithmetic`; untouched.
+        weights: one number for each expert, by task name or in the experts' order; equal ones by default.
+        normalize: divide the weights by their sum, as mergekit's method `linear` does, so that only their ratios
+            count; False is their plain weighted sum.
 
     Returns:
-        A new model of the base's class, in the base's dtype and on its device.
+        As in `task_arithmetic`.
 
     Raises:
-        TypeError: `expert_models` is no sequence or mapping of modules.
-        ValueError: there is no expert, an expert does not fit the base, a tensor is not finite, or `weights` are not
-            one finite number for each expert with a positive sum.
+        FileNotFoundError, ImportError: a source cannot be opened.
+        TypeError: `expert_models` is no sequence or mapping of sources.
+        ValueError: there is no expert, an expert does not fit the base, a tensor is not finite, `weights` are not
+            one finite number for each expert, with a positive sum where they are normalised, or a file is damaged.
     """
-    experts = name_experts(expert_models)
-    check_experts(base_model, experts)
-    shares = _shares(weights, tuple(experts))
-    states = {task: expert.state_dict() for task, expert in experts.items()}
-    averaged = (
-        (name, weighted_sum((states[task][name] for task in experts), shares, theta.device))
-        for name, theta in floating_tensors(base_model).items()
-    )
-    return with_tensors(base_model, averaged)
+    return merge(base_model, expert_models, partial(average_rule, weights=weights, normalize=normalize))
+
+
+def average_rule(sources: Sources, *, weights: PerExpert | None = None, normalize: bool = True) -> Rule:
+    """Make the rule of `average`; its arguments are checked."""
+    tasks = tuple(sources.experts)
+    shares = _shares(weights, tasks, normalize)
+
+    def merge_rows(name: str, rows: Rows) -> Tensor:
+        device = sources.base_tensor(name, rows).device
+        return weighted_sum((sources.expert_tensor(task, name, rows) for task in tasks), shares, device)
+
+    return RowRule(sources, lambda name: partial(merge_rows, name))
 
 
 def weighted_sum(tensors: Iterable[Tensor], weights: Iterable[float | Tensor], device: torch.device) -> Tensor:
@@ -63,15 +62,13 @@ def weighted_sum(tensors: Iterable[Tensor], weights: Iterable[float | Tensor], d
     return total
 
 
-def _shares(weights: Mapping[str, float] | Sequence[float] | None, tasks: tuple[str, ...]) -> list[float]:
+def _shares(weights: PerExpert | None, tasks: tuple[str, ...], normalize: bool) -> list[float]:
     if weights is None:
-        return [1 / len(tasks)] * len(tasks)
-    named = weights if isinstance(weights, Mapping) else dict(enumerate(weights))
-    wanted = tasks if isinstance(weights, Mapping) else tuple(range(len(tasks)))
-    if set(named) != set(wanted):
-        raise ValueError(f"weights must hold one number for each expert, {list(wanted)}; found {list(named)}")
-    values = [float(named[task]) for task in wanted]  # type: ignore[index]  # keys were compared above
+        return [1 / len(tasks) if normalize else 1.0] * len(tasks)
+    values = list(per_expert("weights", weights, tasks).values())
     total = sum(values)
+    if not normalize:
+        return values
     if not (math.isfinite(total) and total > 0):
         raise ValueError(f"weights must be finite numbers with a positive sum; found {values}")
     return [value / total for value in values]

@@ -8,59 +8,100 @@ signs (`dare_ties`, which does not trim by magnitude: dropping takes its place, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
-from torch import nn
+from torch import Tensor
 
-from wemoe.merging.ties import MergeFunction, check_merge_func, disjoint_merge, elect
-from wemoe.merging.transforms import check_density, drop, seeded_generator
-from wemoe.task_vectors import (
-    Experts,
-    Model,
-    TaskVector,
-    add_task_vector,
-    check_experts,
-    check_scaling,
-    compute_task_vectors,
-    name_experts,
-)
+from wemoe.merging.options import PerExpert, densities_of, weights_of
+from wemoe.merging.rules import Rule, Sources, merge
+from wemoe.merging.task_arithmetic import TaskRows, linear_rule
+from wemoe.merging.ties import MergeFunction, Scope, check_disjoint_merge, disjoint_rule
+from wemoe.merging.transforms import drop, seeded_generator
+from wemoe.task_vectors import check_scaling
+from wemoe.weights import Rows
 
 
 def dare_linear(
-    base_model: Model, expert_models: Experts[Model], density: float = 0.5, scaling: float = 0.3, seed: int = 0
-) -> Model:
-    """Add the scaled sum of randomly thinned task vectors to the base: theta_0 + scaling * sum_t tau~_t.
+    base_model: Any,
+    expert_models: Any,
+    density: float | PerExpert = 0.5,
+    scaling: float = 0.3,
+    seed: int = 0,
+    *,
+    weights: PerExpert | None = None,
+    normalize: bool = False,
+    rescale: bool = True,
+) -> Any:
+    """Add the scaled sum of randomly thinned task vectors to the base: theta_0 + scaling * sum_t w_t tau~_t.
 
     The seed, the task and the name of a parameter decide what is dropped of it, and nothing else does: torch's
     global random state is neither read nor moved. Floating-point buffers are never dropped.
 
     Args:
-        base_model: the pre-trained model theta_0; untouched.
-        expert_models: T models fine-tuned from it, a sequence or a mapping from task name; untouched.
-        density: probability that an entry stays; 1 is task arithmetic.
+        base_model: the pre-trained model theta_0, as in `task_arithmetic`; untouched.
+        expert_models: T models fine-tuned from it, as in `task_arithmetic`; untouched.
+        density: probability that an entry stays, one number or one for each expert; 1 is task arithmetic.
         scaling: lambda, one number for all task vectors.
         seed: of what is dropped.
+        weights: as in `task_arithmetic`.
+        normalize: as in `task_arithmetic`.
+        rescale: divide what stays by the density, which keeps the expectation.
 
     Returns:
-        A new model of the base's class, in the base's dtype and on its device.
+        As in `task_arithmetic`.
 
     Raises:
-        TypeError: `expert_models` is no sequence or mapping of modules.
+        FileNotFoundError, ImportError: a source cannot be opened.
+        TypeError: `expert_models` is no sequence or mapping of sources.
         ValueError: there is no expert, an expert does not fit the base, a tensor is not finite, `density` is not in
-            (0, 1], `scaling` is not finite, or a sum is beyond the range of a float16 base.
+            (0, 1], `scaling` or one of `weights` is not finite, a sum is beyond the range of a float16 base, or a
+            file is damaged.
     """
-    task_vectors = _thinned(base_model, expert_models, density, scaling, seed)
-    return add_task_vector(base_model, disjoint_merge(task_vectors, "sum"), scaling)
+    make_rule = partial(
+        dare_linear_rule,
+        density=density,
+        scaling=scaling,
+        seed=seed,
+        weights=weights,
+        normalize=normalize,
+        rescale=rescale,
+    )
+    return merge(base_model, expert_models, make_rule)
+
+
+def dare_linear_rule(
+    sources: Sources,
+    *,
+    density: float | PerExpert = 0.5,
+    scaling: float = 0.3,
+    seed: int = 0,
+    weights: PerExpert | None = None,
+    normalize: bool = False,
+    rescale: bool = True,
+) -> Rule:
+    """Make the rule of `dare_linear`; its arguments are checked."""
+    tasks = tuple(sources.experts)
+    densities, shares = densities_of(density, tasks), weights_of(weights, tasks)
+    check_scaling(scaling)
+    start = _thinned(sources, densities, shares, seed, rescale)
+    return linear_rule(sources, start, scaling, shares, normalize)
 
 
 def dare_ties(
-    base_model: Model,
-    expert_models: Experts[Model],
-    density: float = 0.5,
+    base_model: Any,
+    expert_models: Any,
+    density: float | PerExpert = 0.5,
     scaling: float = 1.0,
     merge_func: MergeFunction = "mean",
     seed: int = 0,
-) -> Model:
+    *,
+    weights: PerExpert | None = None,
+    normalize: bool | None = None,
+    per: Scope = "model",
+    rescale: bool = True,
+) -> Any:
     """Merge randomly thinned task vectors as TIES merges trimmed ones.
 
     Args:
@@ -70,31 +111,68 @@ def dare_ties(
         scaling: lambda.
         merge_func: as in `ties`.
         seed: as in `dare_linear`.
+        weights: as in `ties`.
+        normalize: as in `ties`.
+        per: as in `ties`; only where a sum of zero elects a sign does it matter here.
+        rescale: as in `dare_linear`.
 
     Returns:
-        A new model of the base's class, in the base's dtype and on its device.
+        As in `task_arithmetic`.
 
     Raises:
-        TypeError: `expert_models` is no sequence or mapping of modules.
-        ValueError: as in `dare_linear`, or `merge_func` is unknown.
+        FileNotFoundError, ImportError, TypeError: as in `dare_linear`.
+        ValueError: as in `dare_linear`, or `merge_func` or `per` is unknown.
     """
-    check_merge_func(merge_func)
-    task_vectors = elect(_thinned(base_model, expert_models, density, scaling, seed))
-    return add_task_vector(base_model, disjoint_merge(task_vectors, merge_func), scaling)
+    make_rule = partial(
+        dare_ties_rule,
+        density=density,
+        scaling=scaling,
+        merge_func=merge_func,
+        seed=seed,
+        weights=weights,
+        normalize=normalize,
+        per=per,
+        rescale=rescale,
+    )
+    return merge(base_model, expert_models, make_rule)
+
+
+def dare_ties_rule(
+    sources: Sources,
+    *,
+    density: float | PerExpert = 0.5,
+    scaling: float = 1.0,
+    merge_func: MergeFunction = "mean",
+    seed: int = 0,
+    weights: PerExpert | None = None,
+    normalize: bool | None = None,
+    per: Scope = "model",
+    rescale: bool = True,
+) -> Rule:
+    """Make the rule of `dare_ties`; its arguments are checked."""
+    tasks = tuple(sources.experts)
+    densities, shares = densities_of(density, tasks), weights_of(weights, tasks)
+    check_disjoint_merge(scaling, merge_func, per)
+    start = _thinned(sources, densities, shares, seed, rescale)
+    mean = merge_func == "mean" if normalize is None else normalize
+    return disjoint_rule(sources, start, scaling, shares, mean, per)
 
 
 def _thinned(
-    base_model: nn.Module, expert_models: Experts[Model], density: float, scaling: float, seed: int
-) -> list[TaskVector]:
-    experts: Mapping[str, nn.Module] = name_experts(expert_models)
-    check_density(density)
-    check_scaling(scaling)
-    check_experts(base_model, experts)
-    parameters = {name for name, _ in base_model.named_parameters()}
-    return [
-        {
-            name: drop(tensor, density, seeded_generator(seed, task, name)) if name in parameters else tensor
-            for name, tensor in tau.items()
-        }
-        for task, tau in compute_task_vectors(base_model, experts).items()
-    ]
+    sources: Sources, densities: dict[str, float], weights: dict[str, float], seed: int, rescale: bool
+) -> Callable[[str], TaskRows]:
+    """Return what gives, for a name, rows of randomly thinned task vectors times their weights, in order."""
+
+    def start(name: str) -> TaskRows:
+        dropped = [task for task, density in densities.items() if density < 1 and name in sources.parameters]
+        generators = {task: seeded_generator(seed, task, name) for task in dropped}
+
+        def thinned(task: str, rows: Rows) -> Tensor:
+            tau = sources.task_vector(task, name, rows)
+            if task in generators:
+                tau = drop(tau, densities[task], generators[task], rescale)
+            return tau * weights[task]
+
+        return thinned
+
+    return start

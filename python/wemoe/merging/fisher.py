@@ -7,17 +7,20 @@ F_t is the diagonal of expert t's Fisher information on its own task's inputs; n
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain, islice
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from wemoe.merging.average import weighted_sum
+from wemoe.merging.rules import Sources, exact, open_sources
+from wemoe.merging.running import base_module, expert_module
+from wemoe.merging.squared_gradients import Uses, add_squared_gradients
 from wemoe.merging.transforms import seeded_generator
 from wemoe.predictions import (
     Batch,
@@ -28,15 +31,16 @@ from wemoe.predictions import (
     split_samples,
     to_device,
 )
-from wemoe.task_vectors import Experts, Model, check_experts, floating_tensors, name_experts, with_tensors
+from wemoe.task_vectors import Model, with_tensors
+from wemoe.weights import Source
 
 Estimator = Literal["exact", "published"]
-Scores = Callable[[Tensor], Iterator[Tensor]]  # logits [S, C] to scalars whose squared gradients are added up
+Scores = Callable[[Tensor], Tensor]  # logits [S, C] to numbers [K] whose squared gradients are added up
 
 
 def fisher(
-    base_model: Model,
-    expert_models: Experts[Model],
+    base_model: Model | str | os.PathLike[str],
+    expert_models: Mapping[str, Source] | Sequence[Source],
     batches: Mapping[str, Iterable[Batch]],
     predict: Predict[Batch],
     *,
@@ -50,11 +54,14 @@ def fisher(
     """Average the experts, each entry weighted by how much that expert's predictions depend on it.
 
     Where no expert's predictions depend on an entry the average is the plain one, as it is for floating-point buffers.
+    Memory does not grow with T: of the experts there is one at a time, beside three sums of the base's size.
 
     Args:
-        base_model: the pre-trained model, which gives the class and all that is not floating point; untouched.
-        expert_models: T models fine-tuned from it, a sequence or a mapping from task name; untouched. They run in
-            evaluation mode.
+        base_model: the pre-trained model, a module or where a checkpoint is; it gives the class and all that is not
+            floating point; untouched.
+        expert_models: T models fine-tuned from it, a sequence or a mapping from task name, each a module, a state
+            dict, or where a checkpoint or an adapter is; untouched. They run as models like the base, in its dtype and
+            in evaluation mode.
         batches: by task, batches of the task's inputs, best in random order. The tensors of a batch share their first
             dimension, the samples. At most `examples` samples of each task are read, fewer where there are fewer.
         predict: `predict(model, batch, task)` gives logits [..., C], or (logits [..., C], valid bool [...]) where
@@ -73,24 +80,24 @@ def fisher(
         A new model of the base's class, in the base's dtype and on its device.
 
     Raises:
-        TypeError: `expert_models` is no sequence or mapping of modules, `batches` no mapping, or `predict` gives
-            something else than logits.
+        FileNotFoundError, ImportError: a source cannot be opened.
+        TypeError: `expert_models` is no sequence or mapping of sources, the base cannot be run, `batches` is no
+            mapping, or `predict` gives something else than logits.
         ValueError: there is no expert, an expert does not fit the base, a tensor is not finite, a task has no
-            batches, its Fisher information is zero or not finite, there is a single class, or an option is out of
-            its range.
+            batches, its Fisher information is zero or not finite, there is a single class, an option is out of its
+            range, or a file is damaged.
     """
-    experts = name_experts(expert_models)
     _check(estimator, max_outcomes, floor)
-    check_batches(batches, experts, examples)
-    check_experts(base_model, experts)
-    information = {}
-    for task, expert in experts.items():
-        generator = seeded_generator(seed, task)
-        scores = _published_scores if estimator == "published" else partial(_scores, max_outcomes, generator)
-        groups = _groups(batches[task], task, examples, split=estimator == "exact")
-        information[task] = diagonal_fisher(expert, groups, predict, task, scores)
-    weights = _to_weights(information, normalize, floor)
-    return with_tensors(base_model, _average(base_model, experts, weights))
+    with open_sources(base_model, expert_models) as sources:
+        check_batches(batches, sources.experts, examples)
+        base = base_module(base_model, sources)
+        sums = _Sums(sources, normalize)
+        for task in sources.experts:
+            generator = seeded_generator(seed, task)
+            scores = _published_scores if estimator == "published" else partial(_scores, max_outcomes, generator)
+            groups = _groups(batches[task], task, examples, split=estimator == "exact")
+            sums.add(task, diagonal_fisher(expert_module(base, sources, task), groups, predict, task, scores))
+        return with_tensors(base, sums.means(floor))
 
 
 def diagonal_fisher(
@@ -99,33 +106,32 @@ def diagonal_fisher(
     """Estimate the diagonal of a model's Fisher information.
 
     Args:
-        model: untouched; a copy of it is differentiated, whatever its `requires_grad` flags say.
+        model: in evaluation mode. All its parameters are made to require gradients; else it is untouched.
         groups: samples, or batches, with the number of samples in each.
         predict: as in `fisher`.
         task: name for `predict` and for messages.
         scores: which gradients of a group are squared and added.
 
     Returns:
-        By parameter name, tied ones under each of theirs, the mean over the samples in fp32 or better.
+        By parameter name, tied ones once, the mean over the samples in fp32 or better.
     """
-    model = copy.deepcopy(model).eval()
-    parameters = {n: p for n, p in model.named_parameters(remove_duplicate=False) if p.is_floating_point()}
-    for parameter in parameters.values():
-        parameter.requires_grad_(True)
+    parameters = {n: p.requires_grad_() for n, p in model.named_parameters() if p.is_floating_point()}
     device = next(iter(parameters.values())).device
-    total = {n: torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for n, p in parameters.items()}
+    total = {n: torch.zeros_like(exact(p.detach())) for n, p in parameters.items()}
     samples = 0
     with torch.enable_grad():
         for group, size in groups:
-            logits, _ = read_logits(predict(model, to_device(group, device), task), task)
+            with Uses(parameters.values()) as uses:
+                logits, _ = read_logits(predict(model, to_device(group, device), task), task)
             if logits.shape[-1] < 2:
                 raise ValueError(f"predict must give logits of two classes or more for task {task!r}; found one")
-            for score in scores(logits):
-                _add_squared_gradients(score, parameters, total)
+            add_squared_gradients(scores(logits), parameters, uses, total)
             samples += size
     if samples == 0:
         raise ValueError(f"batches[{task!r}] must hold at least one sample; found none")
-    return {name: squares.detach() / samples for name, squares in total.items()}
+    for squares in total.values():
+        squares /= samples
+    return total
 
 
 def _groups(batches: Iterable[Batch], task: str, examples: int, split: bool) -> Iterator[tuple[Batch, int]]:
@@ -142,48 +148,87 @@ def _groups(batches: Iterable[Batch], task: str, examples: int, split: bool) -> 
             return
 
 
-def _scores(max_outcomes: int, generator: torch.Generator, logits: Tensor) -> Iterator[Tensor]:
-    """Yield sqrt(p) log p of every position and class, or else the summed log p of sampled labels.
+def _scores(max_outcomes: int, generator: torch.Generator, logits: Tensor) -> Tensor:
+    """Return C - 1 scores of each position, in place of its C classes, or one of labels sampled for all positions.
 
     The gradients of log p at sampled labels have mean zero and are independent between positions, so that the square of
     their sum is, in expectation, the sum of their squares.
     """
     log_p = logits.log_softmax(dim=-1)
-    p = log_p.detach().exp()
     if log_p.numel() <= max_outcomes:
-        yield from (p.sqrt() * log_p).flatten()
-    else:
-        labels = torch.multinomial(p.cpu(), 1, generator=generator).to(log_p.device)  # [S, 1]
-        yield log_p.gather(-1, labels).sum()
+        return _reflected(log_p)
+    labels = torch.multinomial(log_p.detach().exp().cpu(), 1, generator=generator).to(log_p.device)  # [S, 1]
+    return log_p.gather(-1, labels).sum().view(1)
 
 
-def _published_scores(logits: Tensor) -> Iterator[Tensor]:
+def _reflected(log_p: Tensor) -> Tensor:
+    """Return scores [S * (C - 1)] whose squared gradients add up to those of the classes' sqrt(p) log p [S, C].
+
+    A reflection of the C gradients keeps the sum of their squares. They are orthogonal to sqrt(p), since the p(c | x)
+    add up to one: the reflection that takes sqrt(p) to an axis, here that of the largest p, leaves nothing on it.
+    """
+    root = log_p.detach().div(2).exp()
+    axis = F.one_hot(root.argmax(dim=-1), root.shape[-1])
+    normal = root + axis
+    scores = root * log_p
+    along = (normal * scores).sum(dim=-1, keepdim=True) / (1 + root.amax(dim=-1, keepdim=True))
+    return (scores - along * normal)[axis == 0]
+
+
+def _published_scores(logits: Tensor) -> Tensor:
     log_p = logits.log_softmax(dim=-1)
-    yield (log_p.detach().exp().sqrt() * log_p).sum()
+    return (log_p.detach().exp().sqrt() * log_p).sum().view(1)
 
 
-def _add_squared_gradients(score: Tensor, parameters: Mapping[str, Tensor], total: Mapping[str, Tensor]) -> None:
-    gradients = torch.autograd.grad(score, list(parameters.values()), retain_graph=True, allow_unused=True)
-    for squares, gradient in zip(total.values(), gradients, strict=True):
-        if gradient is not None:
-            squares += gradient.to(squares.dtype).square()
+class _Sums:
+    """What the weighted mean needs of the experts: sums over them, of which the floor's share can be told at the end.
+
+        theta_0 + (sum_t g_t F_t tau_t + a sum_t tau_t) / (sum_t g_t F_t + a T)
+
+    Args:
+        sources: of the task vectors tau_t.
+        normalize: whether g_t is the inverse of the norm of F_t, or else 1.
+    """
+
+    def __init__(self, sources: Sources, normalize: bool) -> None:
+        self._sources = sources
+        self._normalize = normalize
+        self._vectors: dict[str, Tensor] = {}  # sum_t tau_t
+        self._weights: dict[str, Tensor] = {}  # sum_t g_t F_t
+        self._weighted: dict[str, Tensor] = {}  # sum_t g_t F_t tau_t
+        self._total = 0.0  # of all entries of all g_t F_t
+        self._entries = 0
+
+    def add(self, task: str, information: dict[str, Tensor]) -> None:
+        """Take an expert and its Fisher information, by name; what is given is used up."""
+        aliases = self._sources.matching.aliases
+        named = {aliases.get(name, name): information.pop(name) for name in list(information)}
+        merged = {name: named[name] for name in self._sources.names if name in named}
+        norm = _norm(merged, task)
+        for name in self._sources.names:
+            tau = self._sources.task_vector(task, name)
+            if name in merged:
+                weight = merged.pop(name).div_(norm if self._normalize else 1.0)
+                self._total += weight.sum(dtype=torch.float64).item()
+                self._entries += weight.numel()
+                _accumulate(self._weighted, name, weight * tau)
+                _accumulate(self._weights, name, weight)
+            _accumulate(self._vectors, name, tau)
+
+    def means(self, floor: float) -> Iterator[tuple[str, Tensor]]:
+        """Yield the merged tensors by name; the sums are used up."""
+        added = floor * self._total / self._entries
+        tasks = len(self._sources.experts)
+        for name in self._sources.names:
+            theta, mean = exact(self._sources.base_tensor(name)), self._vectors.pop(name) / tasks
+            if name in self._weights:
+                share = added * tasks
+                mean = (self._weighted.pop(name) + share * mean) / (self._weights.pop(name) + share)
+            yield name, theta + mean
 
 
-def _to_weights(
-    information: Mapping[str, dict[str, Tensor]], normalize: bool, floor: float
-) -> dict[str, dict[str, Tensor]]:
-    """Turn the experts' Fisher information into what their parameters are weighted by; the floor is one for all."""
-    scales, totals, entries = {}, [], 0
-    for task, by_name in information.items():
-        norm = _norm(by_name, task)
-        scales[task] = 1 / norm if normalize else 1.0
-        totals.append(scales[task] * sum(squares.sum(dtype=torch.float64).item() for squares in by_name.values()))
-        entries += sum(squares.numel() for squares in by_name.values())
-    added = floor * sum(totals) / entries
-    return {
-        task: {name: scales[task] * squares + added for name, squares in by_name.items()}
-        for task, by_name in information.items()
-    }
+def _accumulate(sums: dict[str, Tensor], name: str, term: Tensor) -> None:
+    sums[name] = sums[name].add_(term) if name in sums else term
 
 
 def _norm(information: Mapping[str, Tensor], task: str) -> float:
@@ -195,17 +240,6 @@ def _norm(information: Mapping[str, Tensor], task: str) -> float:
             "that no prediction depends on a parameter, or that all are certain."
         )
     return norm
-
-
-def _average(
-    base_model: nn.Module, experts: Mapping[str, nn.Module], weights: Mapping[str, Mapping[str, Tensor]]
-) -> Iterator[tuple[str, Tensor]]:
-    states = {task: expert.state_dict() for task, expert in experts.items()}
-    for name, theta in floating_tensors(base_model).items():
-        tensors = [states[task][name] for task in experts]
-        of_entries = [weights[task].get(name, torch.ones(())).to(theta.device) for task in experts]
-        total = torch.stack(of_entries).sum(dim=0)
-        yield name, weighted_sum(tensors, [weight / total for weight in of_entries], theta.device)
 
 
 def _check(estimator: str, max_outcomes: int, floor: float) -> None:

@@ -1,57 +1,103 @@
-"""Task arithmetic: theta = theta_0 + scaling * sum_t tau_t for every parameter (arXiv 2212.04089)."""
+"""Task arithmetic: theta = theta_0 + scaling * sum_t w_t tau_t for every parameter (arXiv 2212.04089)."""
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from wemoe.task_vectors import Experts, Model, check_experts, check_scaling, name_experts
+from wemoe.merging.options import PerExpert, weights_of
+from wemoe.merging.rules import MergeRows, RowRule, Rule, Sources, exact, merge
+from wemoe.task_vectors import check_scaling
+from wemoe.weights import Rows
+
+TaskRows = Callable[[str, Rows], Tensor]  # task and rows to rows of its weighted task vector
+NO_SUM = 1e-8  # a sum of weights of less than this divides nothing, as mergekit has it
 
 
-def task_arithmetic(base_model: Model, expert_models: Experts[Model], scaling: float = 0.3) -> Model:
+def task_arithmetic(
+    base_model: Any,
+    expert_models: Any,
+    scaling: float = 0.3,
+    *,
+    weights: PerExpert | None = None,
+    normalize: bool = False,
+) -> Any:
     """Add the scaled sum of all task vectors to the base.
 
     Embeddings, norms and biases are treated like weights; tensors that are not floating point stay the base's.
 
     Args:
-        base_model: the pre-trained model theta_0; untouched.
-        expert_models: T models fine-tuned from it, a sequence or a mapping from task name; untouched.
+        base_model: the pre-trained model theta_0, as any source of `wemoe.weights`: a module, a state dict, a folder
+            or repository of safetensors; untouched.
+        expert_models: T models fine-tuned from it, a sequence or a mapping from task name; of any of these kinds, or
+            LoRA adapters; untouched.
         scaling: lambda, one number for all task vectors; 0.3 is the published default for eight tasks.
+        weights: one number w_t for each expert, by task name or in the experts' order; 1 by default.
+        normalize: divide the sum by that of the weights.
 
     Returns:
-        A new model of the base's class, in the base's dtype and on its device.
+        For a module, a new one of its class, in its dtype and on its device; else a state dict. A base with a head of
+        its own comes out as its backbone where the experts have other heads.
 
     Raises:
-        TypeError: `expert_models` is no sequence or mapping of modules.
-        ValueError: there is no expert, an expert does not fit the base, a tensor is not finite, or `scaling` is not.
+        FileNotFoundError, ImportError: a source cannot be opened.
+        TypeError: `expert_models` is no sequence or mapping of sources.
+        ValueError: there is no expert, an expert does not fit the base, a tensor is not finite, `scaling` or one of
+            `weights` is not, or a file is damaged.
     """
-    experts = name_experts(expert_models)
-    check_experts(base_model, experts)
+    make_rule = partial(task_arithmetic_rule, scaling=scaling, weights=weights, normalize=normalize)
+    return merge(base_model, expert_models, make_rule)
+
+
+def task_arithmetic_rule(
+    sources: Sources, *, scaling: float = 0.3, weights: PerExpert | None = None, normalize: bool = False
+) -> Rule:
+    """Make the rule of `task_arithmetic`; its arguments are checked."""
     check_scaling(scaling)
-    base_state = base_model.state_dict()
-    expert_states = [expert.state_dict() for expert in experts.values()]
-    merged = copy.deepcopy(base_model)
-    # state_dict() lists tied parameters under every name; the same sum is written to each
-    for name, theta in merged.state_dict().items():
-        if theta.is_floating_point():
-            sources = (base_state[name], *(state[name] for state in expert_states))
-            for piece, base, *tuned in zip(_pieces(theta), *map(_pieces, sources), strict=True):
-                piece.copy_(_merge(base, tuned, scaling))
-    return merged
+    shares = weights_of(weights, tuple(sources.experts))
+    return linear_rule(sources, lambda name: partial(_weighted_tau, sources, name, shares), scaling, shares, normalize)
 
 
-def _pieces(tensor: Tensor, elements: int = 2**16) -> tuple[Tensor, ...]:
-    """Split a tensor into views of a few rows, so that merging a large one needs no second one of its size."""
-    rows = tensor.unsqueeze(0) if tensor.dim() == 0 else tensor
-    return torch.split(rows, max(1, elements * len(rows) // max(1, rows.numel())))
+def linear_rule(
+    sources: Sources,
+    start: Callable[[str], TaskRows],
+    scaling: float,
+    weights: dict[str, float],
+    normalize: bool,
+) -> RowRule:
+    """Make the rule theta_0 + scaling * sum_t w_t tau_t, of task vectors as `start` gives them.
+
+    Args:
+        sources: what is merged.
+        start: gives, for a name, a function from task and rows to rows of w_t tau_t.
+        scaling: lambda.
+        weights: w_t by task.
+        normalize: whether to divide by the sum of the weights.
+    """
+    divisor = sum(weights.values()) if normalize else 1.0
+    divisor = divisor if abs(divisor) >= NO_SUM else 1.0
+
+    def begin(name: str) -> MergeRows:
+        scaled = start(name)
+
+        def merge_rows(rows: Rows) -> Tensor:
+            theta = exact(sources.base_tensor(name, rows))
+            total = torch.zeros_like(theta)
+            for task in sources.experts:
+                total += scaled(task, rows)
+            if divisor != 1:
+                total /= divisor
+            return theta + scaling * total
+
+        return merge_rows
+
+    return RowRule(sources, begin)
 
 
-def _merge(base: Tensor, experts: list[Tensor], scaling: float) -> Tensor:
-    exact = torch.promote_types(base.dtype, torch.float32)
-    theta_0 = base.to(exact)
-    total = torch.zeros_like(theta_0)
-    for expert in experts:
-        total += expert.to(device=base.device, dtype=exact) - theta_0
-    return theta_0 + scaling * total
+def _weighted_tau(sources: Sources, name: str, weights: dict[str, float], task: str, rows: Rows) -> Tensor:
+    tau = sources.task_vector(task, name, rows)
+    return tau if weights[task] == 1 else tau * weights[task]

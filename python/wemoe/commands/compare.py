@@ -1,0 +1,37 @@
+"""``wemoe compare``: all methods on one suite, in one table."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from wemoe.commands.options import Config, Seed, Steps
+
+_Output = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the results.")]
+_Methods = Annotated[str | None, typer.Option(metavar="A,B,C", help="Rows to run, instead of those of the file.")]
+_Resume = Annotated[bool, typer.Option("--resume", help="Keep the rows that DIR holds of the same run.")]
+
+
+def compare(
+    config: Config,
+    output: _Output = Path("outputs/comparison"),
+    steps: Steps = None,
+    seed: Seed = None,
+    methods: _Methods = None,
+    resume: _Resume = False,
+) -> None:
+    """Compare all methods on one suite.
+
+    Merges by every method, scores the models on test data, measures what they cost, and writes comparison.json,
+    comparison.md and comparison.png. Coefficients are searched on validation data.
+    """
+    from wemoe.comparison.configured import run
+    from wemoe.merge_config import read_config
+
+    read = read_config(config)
+    changes: dict[str, Any] = {"steps": steps, "seed": seed}
+    if methods is not None:
+        own = read.methods or {}
+        changes["methods"] = {name: own.get(name, {}) for name in map(str.strip, methods.split(","))}
+    given = {key: value for key, value in changes.items() if value is not None}
+    run(read.model_copy(update=given), output, resume)

@@ -1,0 +1,208 @@
+"""Running a comparison: each row is searched, made, scored, measured, written down and dropped before the next."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wemoe.adaptation import Adaptation
+from wemoe.comparison import tables
+from wemoe.comparison.answers import ExpertAnswers
+from wemoe.comparison.charts import plot_comparison
+from wemoe.comparison.choosing import CompareSettings, check_data
+from wemoe.comparison.making import Made, Workshop
+from wemoe.comparison.measuring import Cost, count_parameters, inference_cost, measuring
+from wemoe.comparison.rows import Row
+from wemoe.files import check_writable, write_text
+from wemoe.info import collect
+from wemoe.stopwatch import Stopwatch
+from wemoe.suites import Scores, Suite
+from wemoe.sweeping import sweep
+from wemoe.task_config import Part
+
+RESULTS = "comparison.json"
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a row has made, with the options it was made with.
+
+    Attributes:
+        made: the models.
+        options: those of the row, the searched ones at their best.
+        search: the points that were tried, each with its average validation accuracy; empty without a search.
+        cost: of making the models once, adaptation included, the search not.
+        search_seconds: what the search took in all.
+    """
+
+    made: Made
+    options: dict[str, Any]
+    search: list[dict[str, float]]
+    cost: Cost
+    search_seconds: float
+
+
+def build(row: Row, shop: Workshop) -> Built:
+    """Make a row's models, at the best of the searched options on validation data."""
+    if not row.grid:
+        made, cost = _make(row, shop, row.fixed)
+        return Built(made, row.fixed, [], cost, 0.0)
+    with measuring() as searching:
+        found = sweep(
+            lambda **point: _make(row, shop, row.fixed | point),
+            row.grid,
+            lambda tried: mean(score(shop.suite, tried[0], "validation")),
+            progress=False,
+        )
+    made, cost = found.model
+    search = [point | {"validation": value} for point, value in found.scores]
+    return Built(made, row.fixed | found.best, search, cost, searching.seconds)
+
+
+def _make(row: Row, shop: Workshop, options: Mapping[str, Any]) -> tuple[Made, Cost]:
+    if row.objective == "match":
+        shop.answers.prepare()
+    with measuring() as cost:
+        made = row.make(shop, **options)
+    if row.objective == "match":
+        cost.seconds += shop.answers.seconds
+    return made, cost
+
+
+def score(suite: Suite, made: Made, part: Part = "test") -> Scores:
+    """Accuracy on every task of the model that serves it."""
+    return {task: suite.score(model, [task], part)[task] for task, model in made.models.items()}
+
+
+def mean(scores: Mapping[str, float]) -> float:
+    """Mean over the tasks."""
+    return sum(scores.values()) / len(scores)
+
+
+def normalised(scores: Mapping[str, float], experts: Mapping[str, float]) -> float | None:
+    """Mean over the tasks of the accuracy divided by the task's own expert's; None where an expert is never right."""
+    if not all(experts.values()):
+        return None
+    return mean({task: accuracy / experts[task] for task, accuracy in scores.items()})
+
+
+def compare(
+    suite: Suite,
+    settings: CompareSettings,
+    output: str | os.PathLike[str],
+    *,
+    watch: Stopwatch,
+    origin: Mapping[str, Any],
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Run every row on a suite; write `comparison.json`, `comparison.md` and `comparison.png`.
+
+    The JSON is written anew after each row, so that an interrupt loses one row at most.
+
+    Args:
+        suite: models and tasks.
+        settings: rows, seed and steps.
+        output: folder of the results.
+        watch: tells of each row.
+        origin: what the suite was made from, kept in the results.
+        resume: keep the rows that the folder holds already, if they were made from the same with the same options.
+
+    Returns:
+        What `comparison.json` holds.
+
+    Raises:
+        OSError: the output folder can't be written (checked before any work).
+        ValueError: a row or option is unknown, or the suite lacks data that a row needs (checked before any work).
+    """
+    rows = settings.rows()
+    check_data(suite, rows)
+    folder = check_writable(output)
+    results = _empty(suite, settings, origin)
+    former = _former(folder, results) if resume else {}
+    shop = Workshop(suite, settings.seed, ExpertAnswers(suite))
+    for name, row in rows.items():
+        with watch.stage(name):
+            kept = former.get(name)
+            if kept is not None and kept["settings"] == row.options:
+                results["rows"][name] = kept
+            else:
+                results["rows"][name] = _record(row, shop)
+        results["timings"] = watch.seconds
+        _normalise(results["rows"])
+        write_text(folder / RESULTS, json.dumps(results, indent=2) + "\n")
+    plot_comparison(results, folder / "comparison.png")
+    write_text(folder / "comparison.md", tables.markdown(results))
+    return results
+
+
+def _empty(suite: Suite, settings: CompareSettings, origin: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "origin": dict(origin),
+        "seed": settings.seed,
+        "steps": settings.steps,
+        "tasks": list(suite.tasks),
+        "environment": collect(),
+        "timings": {},
+        "rows": {},
+    }
+
+
+def _former(folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:
+    """The rows in the folder's results, if those were made from the same suite with the same seed by the same code."""
+    path = folder / RESULTS
+    if not path.exists():
+        return {}
+    former = json.loads(path.read_text(encoding="utf-8"))
+    same = json.loads(json.dumps(results))
+    if any(former.get(key) != same[key] for key in ("origin", "seed", "tasks", "environment")):
+        return {}
+    rows: dict[str, Any] = former["rows"]
+    return rows
+
+
+def _record(row: Row, shop: Workshop) -> dict[str, Any]:
+    """Build, score and measure one row; its models are dropped on return."""
+    suite = shop.suite
+    built = build(row, shop)
+    models = built.made.models
+    with measuring() as scoring:
+        scores = score(suite, built.made)
+    batches = {task: next(iter(inputs)) for task, inputs in suite.inputs("test", 8, 0).items()}
+    return {
+        "label": row.label,
+        "kind": row.kind,
+        "objective": row.objective,
+        "settings": dict(row.options),
+        "options": built.options,
+        "search": built.search,
+        "accuracy": scores,
+        "average": mean(scores),
+        "normalised": None,  # until the experts are there
+        "parameters": count_parameters(models.values()),
+        "trained_parameters": built.made.trained,
+        "peak_memory": built.cost.peak_memory,
+        "seconds": {"making": built.cost.seconds, "search": built.search_seconds, "scoring": scoring.seconds},
+        "inference_cost": inference_cost(suite.base, models, batches, suite.predict),
+        "adaptation": None if built.made.adaptation is None else summary(built.made.adaptation),
+    }
+
+
+def _normalise(rows: Mapping[str, Any]) -> None:
+    """Divide by the experts, once they are there."""
+    if "individual" in rows:
+        for row in rows.values():
+            row["normalised"] = normalised(row["accuracy"], rows["individual"]["accuracy"])
+
+
+def summary(adaptation: Adaptation) -> dict[str, Any]:
+    """What is kept of an adaptation: losses, entropies by task, and what collapsed."""
+    history = adaptation.history
+    return {
+        "loss": [record["loss"] for record in history],
+        "entropy": {task: [record["entropy"][task] for record in history] for task in history[0]["entropy"]},
+        "collapsed": list(adaptation.collapsed),
+    }

@@ -1,0 +1,88 @@
+"""The results of a comparison as tables: for a terminal, and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+MEASURED = (
+    "Accuracies are in percent, on test data. The normalised average divides each task's accuracy by that of its own "
+    "expert. Options in brackets were searched on validation data. Trained: numbers that the merge trains, on "
+    "unlabeled inputs. Memory: peak growth of the process's resident memory while the model is made, beside base and "
+    "experts. Time: of making the model once, adaptation and the experts' answers included, a search not. Inference: "
+    "time of a forward on one thread beside the base's, median of paired runs."
+)
+
+
+def terminal(results: Mapping[str, Any]) -> str:
+    """Lay the results out as text: one row a line, aligned, in as few columns of text as they need."""
+    tasks = [task[:6] for task in results["tasks"]]
+    head = ["", *tasks, "avg", "norm.", "params", "trained", "MB", "s", "infer."]
+    rows = [head] + [[name, *_values(row, results["tasks"])] for name, row in results["rows"].items()]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [" ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+    return "\n".join([heading(results), "", *lines])
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """Lay the results out as a Markdown document."""
+    tasks = results["tasks"]
+    head = ["method", *tasks, "average", "normalised", "parameters", "trained", "memory, MB", "time, s", "inference"]
+    rows = [[name + _searched(row), *_values(row, tasks)] for name, row in results["rows"].items()]
+    lines = [_line(head), _line(["---"] + ["---:"] * (len(head) - 1)), *map(_line, rows)]
+    return "\n".join([f"# {heading(results)}", "", _machine(results), "", *lines, "", MEASURED, ""])
+
+
+def heading(results: Mapping[str, Any]) -> str:
+    """One line that says what was compared, in how many steps of adaptation, with which seed."""
+    merges = sum(row["kind"] != "reference" for row in results["rows"].values())
+    steps = sorted({row["options"]["steps"] for row in results["rows"].values() if "steps" in row["options"]})
+    adaptation = f"{' or '.join(map(str, steps))} steps of adaptation" if steps else "no adaptation"
+    return f"{merges} merges of {len(results['tasks'])} experts: {adaptation}, seed {results['seed']}"
+
+
+def _machine(results: Mapping[str, Any]) -> str:
+    environment = results["environment"]
+    cpu = environment["cpu"]
+    return (
+        f"wemoe {environment['wemoe']}, torch {environment['packages']['torch']}, {cpu['model']}, "
+        f"{cpu['threads']} of {cpu['cores']} cores."
+    )
+
+
+def _values(row: Mapping[str, Any], tasks: Sequence[str]) -> list[str]:
+    return [
+        *(_percent(row["accuracy"][task]) for task in tasks),
+        _percent(row["average"]),
+        _percent(row["normalised"]),
+        _count(row["parameters"]),
+        _count(row["trained_parameters"]),
+        _megabytes(row["peak_memory"]),
+        f"{row['seconds']['making']:.1f}",
+        f"{row['inference_cost']:.2f}",
+    ]
+
+
+def _searched(row: Mapping[str, Any]) -> str:
+    found = {name: row["options"][name] for name, value in row["settings"].items() if isinstance(value, list)}
+    return f" ({', '.join(f'{name} {value:g}' for name, value in found.items())})" if found else ""
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _count(number: int) -> str:
+    """A number in three digits or so: 1.2M, 6, 22.7M."""
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if number >= size:
+            return f"{number / size:.1f}{unit}"
+    return str(number)
+
+
+def _megabytes(size: int | None) -> str:
+    return "-" if size is None else f"{size / 10**6:.0f}"

@@ -1,0 +1,109 @@
+"""Models that run, for methods that read data: the base, and its experts one at a time, wherever their weights are."""
+
+from __future__ import annotations
+
+import os
+from typing import TypeVar, cast
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from wemoe.merging.rules import Sources
+from wemoe.skeletons import skeleton_of
+from wemoe.stored_weights import skeleton_in
+from wemoe.tensor_slots import Slot, find_slots
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def base_module(base_model: Model | str | os.PathLike[str], sources: Sources) -> Model:
+    """Return the base as a module, of its backbone where only that is merged.
+
+    Args:
+        base_model: a module, which is returned as it is, or where a checkpoint is, which is made a model of the class
+            in its configuration, in evaluation mode, with the tensors that are in its files.
+        sources: opened from this base.
+
+    Raises:
+        TypeError: it is neither.
+        ValueError: base and experts do not fit, its configuration names no class of transformers, or a tensor is
+            missing or not finite.
+    """
+    sources.check()
+    if isinstance(base_model, nn.Module):
+        return cast("Model", _merged_part(base_model, sources))
+    folder = sources.base.folder
+    if folder is None:
+        raise TypeError(
+            "base_model must be a module or a checkpoint's folder where experts are run; found tensors only"
+        )
+    skeleton = skeleton_in(folder)
+    if skeleton is None:
+        raise ValueError(
+            f"base_model must name a class of transformers in its config.json; found none in {str(folder)!r}"
+        )
+    model = _merged_part(skeleton, sources).eval()
+    for slot in find_slots(model):
+        if slot.persistent:
+            slot.fill(_of_base(slot, sources))
+    return cast("Model", model)
+
+
+def expert_module(base: Model, sources: Sources, task: str) -> Model:
+    """Return a model like the base with the tensors of an expert, in evaluation mode.
+
+    What does not have to be moved or converted is not copied, so that its parameters must not be changed in place.
+
+    Args:
+        base: as `base_module` returns it; gives class, dtypes, devices, and what is not merged of it.
+        sources: opened from this base.
+        task: whose expert.
+
+    Raises:
+        ValueError: a tensor holds NaN or infinity.
+    """
+    return cast("Model", expert_part(base, sources, task, ""))
+
+
+def expert_part(base: nn.Module, sources: Sources, task: str, path: str) -> nn.Module:
+    """Return one module of an expert, at a path in the base, as `expert_module` returns all of it.
+
+    Raises:
+        AttributeError: the base has no module at that path.
+        ValueError: a tensor holds NaN or infinity.
+    """
+    part = base.get_submodule(path)
+    copied = skeleton_of(part).eval()
+    prefix = f"{path}." if path else ""
+    for own, slot in zip(find_slots(part), find_slots(copied), strict=True):
+        name = _name_of(slot, prefix, sources, task)
+        tensor = own.tensor.detach() if name is None else _like(own.tensor, sources.expert_tensor(task, name))
+        if isinstance(own.tensor, nn.Parameter):
+            slot.fill(tensor)
+        elif name is not None:
+            slot.fill(tensor.clone())
+    return copied
+
+
+def _name_of(slot: Slot, prefix: str, sources: Sources, task: str) -> str | None:
+    """Return the name under which an expert's tensor is merged; None where the expert has no such tensor."""
+    aliases, known = sources.matching.aliases, sources.matching.experts[task]
+    names = (aliases.get(f"{prefix}{name}", f"{prefix}{name}") for name in slot.names)
+    return next((name for name in names if name in known), None)
+
+
+def _merged_part(model: nn.Module, sources: Sources) -> nn.Module:
+    if sources.matching.prefix and isinstance(model, PreTrainedModel):
+        return model.base_model
+    return model
+
+
+def _of_base(slot: Slot, sources: Sources) -> Tensor:
+    name = next((name for name in slot.names if name in sources.matching.base), None)
+    if name is None:
+        raise ValueError(f"base_model must hold every tensor of its model; missing: {slot.names[0]!r}")
+    return sources.base_tensor(name)
+
+
+def _like(tensor: Tensor, other: Tensor) -> Tensor:
+    return other.to(device=tensor.device, dtype=tensor.dtype)

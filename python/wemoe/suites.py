@@ -1,0 +1,222 @@
+"""A suite: a base, its experts, and the tasks with their data and heads, which every way to merge is tried on."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import cast
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from wemoe.data import minilm, text6
+from wemoe.data.batches import Batch, Labelled, Samples, ShuffledBatches, Task, tokenize_task
+from wemoe.data.cache import cache_folder
+from wemoe.data.task_files import ALL_PARTS
+from wemoe.evaluation import evaluate
+from wemoe.experts import cached_expert
+from wemoe.head_shells import HeadShell, head_shell
+from wemoe.heads import TaskHead
+from wemoe.pooling import POOLINGS
+from wemoe.predictions import to_device
+from wemoe.stopwatch import Stopwatch
+from wemoe.suite_loading import SuiteSource, chosen_dtype, load_models, load_tasks
+from wemoe.task_config import FineTuning, Part, SuiteConfig
+
+Scores = dict[str, float]  # accuracy in [0, 1] by task
+
+
+@dataclass(frozen=True)
+class Suite:
+    """The models at hand, the tasks, and the frozen heads that read any of the models.
+
+    Attributes:
+        base: the pre-trained model, without a head.
+        experts: by task, what was fine-tuned from it, without heads.
+        heads: by task, what reads a model of the base's class.
+        tasks: by name, the data.
+    """
+
+    base: PreTrainedModel
+    experts: dict[str, PreTrainedModel]
+    heads: Mapping[str, nn.Linear | TaskHead]
+    tasks: dict[str, Task]
+    _shells: WeakKeyDictionary[nn.Module, dict[str, HeadShell]] = field(
+        default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
+    )
+
+    def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> Suite:
+        """Move the models and linear heads to a device, in place, and convert the models where a dtype is given."""
+        models: list[nn.Module] = [self.base, *self.experts.values()]
+        for model in models:
+            model.to(device=device, dtype=dtype)
+        for head in self.heads.values():
+            if isinstance(head, nn.Linear):
+                head.to(device)
+        return self
+
+    def predict(self, model: nn.Module, batch: Batch, task: str) -> Tensor:
+        """Read a model for a task.
+
+        What a `TaskHead` needs to read a model is made at the first batch and kept for as long as the model lives.
+
+        Args:
+            model: of the base's class, plain or routed.
+            batch: of the task's samples, on any device.
+            task: whose head reads the model.
+
+        Returns:
+            Logits [B, C].
+        """
+        head = self.heads[task]
+        batch = to_device(batch, next(model.parameters()).device)
+        if isinstance(head, nn.Linear):
+            features = POOLINGS[self.tasks[task].pooling](model, batch)
+            return head(features.to(head.weight.dtype))  # type: ignore[no-any-return]
+        backbone = cast("PreTrainedModel", model)
+        shells = self._shells.setdefault(backbone, {})
+        if task not in shells or not shells[task].fits(backbone):
+            shells[task] = head_shell(backbone, head)
+        return shells[task].around(backbone)(**batch.inputs).logits  # type: ignore[no-any-return]
+
+    def score(
+        self, model: nn.Module, tasks: Iterable[str] | None = None, part: Part = "test", *, progress: bool = False
+    ) -> Scores:
+        """Return a model's accuracy by task on one part of the data.
+
+        Args:
+            model: of the base's class, plain or routed.
+            tasks: names; all by default.
+            part: with labels.
+            progress: whether to show a progress bar for each task.
+
+        Raises:
+            ValueError: a task is unknown or has no such part.
+        """
+        return evaluate(model, self.batches(tasks, part, progress=progress), self.predict)
+
+    def batches(
+        self, tasks: Iterable[str] | None = None, part: Part = "test", *, progress: bool = False
+    ) -> dict[str, Iterator[tuple[Batch, Tensor]]]:
+        """Return the labelled batches of one part by task, every sample once; arguments and errors as of `score`."""
+        names = list(self.tasks if tasks is None else tasks)
+        unknown = [name for name in names if name not in self.tasks]
+        if unknown:
+            raise ValueError(f"tasks must be among the suite's, {list(self.tasks)}; found {unknown}")
+        parts = {name: self._labelled(name, part) for name in names}
+        return {
+            name: _told(labelled, self.tasks[name].batch_size, f"evaluate ({name})" if progress else None)
+            for name, labelled in parts.items()
+        }
+
+    def streams(self, batch_size: int, seed: int) -> dict[str, ShuffledBatches]:
+        """Return each task's unlabeled batches, to adapt on; see `inputs`."""
+        return self.inputs("unlabeled", batch_size, seed)
+
+    def inputs(self, part: Part, batch_size: int, seed: int) -> dict[str, ShuffledBatches]:
+        """Return each task's batches of one part, without labels.
+
+        Args:
+            part: labelled or not.
+            batch_size: number of samples.
+            seed: decides the order, which is new in each iteration.
+
+        Raises:
+            ValueError: a task has no such part.
+        """
+        return {name: ShuffledBatches(self._samples(name, part), batch_size, seed) for name in self.tasks}
+
+    def _samples(self, task: str, part: Part) -> Samples:
+        if part != "unlabeled":
+            return self._labelled(task, part).samples
+        found = self.tasks[task].unlabeled
+        if found is None:
+            raise ValueError(
+                f"task {task!r} must have samples to adapt on: unlabeled, train or validation data, or test data "
+                "with adapt_on: test; found none"
+            )
+        return found
+
+    def _labelled(self, task: str, part: Part) -> Labelled:
+        found = getattr(self.tasks[task], part)
+        if not isinstance(found, Labelled):
+            raise ValueError(f"task {task!r} must have labelled {part} data; found none")
+        return found
+
+
+def _told(labelled: Labelled, size: int, title: str | None) -> Iterator[tuple[Batch, Tensor]]:
+    """Yield sorted batches, under a progress bar that begins with the first one where it has a title."""
+    batches = -(-len(labelled.samples) // size)
+    yield from tqdm(labelled.sorted_batches(size), total=batches, desc=title, disable=title is None)
+
+
+def load_suite(
+    source: SuiteSource,
+    *,
+    device: str | torch.device = "cpu",
+    parts: Collection[Part] = ALL_PARTS,
+    watch: Stopwatch | None = None,
+) -> Suite:
+    """Load the suite that a configuration describes.
+
+    Args:
+        source: a built-in suite, or a base, experts and tasks of one's own (`SuiteSource`).
+        device: of the models.
+        parts: of the data, which are loaded.
+        watch: tells of what is loaded.
+
+    Returns:
+        The suite; its models are backbones in evaluation mode.
+
+    Raises:
+        OSError: a model or a file is missing.
+        ValueError: a model lacks tensors, a task has no head, or its data are not what they must be.
+    """
+    watch = watch or Stopwatch(lambda _: None)
+    if source.suite is None:
+        models = load_models(source, watch)
+        processor = cast("str", source.base_model)  # which `load_models` has checked
+        tasks, heads = load_tasks(source.tasks, models.base, models.heads, processor, parts, watch)
+        return Suite(models.base, models.experts, heads, tasks).to(device)
+    base, tasks = load_text6(source.suite, watch)
+    suite = fine_tuned_suite(base, tasks, source.suite.fine_tuning, source.seed, watch)
+    return suite.to(device, chosen_dtype(source))
+
+
+def load_text6(config: SuiteConfig, watch: Stopwatch) -> tuple[PreTrainedModel, dict[str, Task]]:
+    """Load MiniLM, downloading it at first use, and the six tasks of the text pack.
+
+    Raises:
+        ConnectionError: MiniLM is not in the cache and can't be downloaded.
+        ValueError: a file is damaged.
+    """
+    with watch.stage("load texts and base model"):
+        base, tokenizer = minilm.load()
+        tasks = {name: tokenize_task(task, tokenizer, config.max_length) for name, task in text6.load().items()}
+    return base, tasks
+
+
+def fine_tuned_suite(
+    base: PreTrainedModel, tasks: dict[str, Task], how: FineTuning, seed: int, watch: Stopwatch
+) -> Suite:
+    """Make the experts and heads of a suite on its training data, or take them from the cache.
+
+    Args:
+        base: the pre-trained model; untouched.
+        tasks: with training data.
+        how: the recipe of fine-tuning.
+        seed: of fine-tuning.
+        watch: tells of each expert.
+
+    Raises:
+        ValueError: a task has no training data.
+    """
+    experts = {}
+    for name, task in tasks.items():
+        with watch.stage(f"expert: {name}"):
+            experts[name] = cached_expert(cache_folder() / "experts", name, base, task, how, seed)
+    models = {name: expert.model for name, expert in experts.items()}
+    return Suite(base, models, {name: expert.head for name, expert in experts.items()}, tasks)

@@ -1,0 +1,100 @@
+"""Unloading a checkpoint: a routed model's folder in, a plain Hugging Face folder out."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from huggingface_hub import ModelCardData
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from wemoe.checkpoints import read_checkpoint
+from wemoe.config import RoutingConfig
+from wemoe.files import check_writable, replacing_files
+from wemoe.heads import HEADS_FILE
+from wemoe.loading import from_pretrained
+from wemoe.merged_folders import CARRIED, carry_over
+from wemoe.merged_folders import WEIGHTS_GLOB as PLAIN_WEIGHTS_GLOB
+from wemoe.model_card import CARD_FILE, cell, hub_names, may_write_card, sealed, sources_table
+from wemoe.repositories import locate
+from wemoe.saving import WEIGHTS_GLOB
+from wemoe.unloading import RoutingWeights, check_depth, merge_and_unload, routing_constants
+
+
+def unload_folder(
+    checkpoint: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    routing_weights: RoutingWeights | None = None,
+    *,
+    progress: bool = True,
+) -> None:
+    """Fold the routed model of a checkpoint into a plain one, and write it whole or not at all.
+
+    Heads, tokenizer and preprocessor files are carried over.
+
+    Args:
+        checkpoint: folder or repository of a routed model whose base is a class of transformers.
+        output: folder of the plain model; not that of the checkpoint.
+        routing_weights: as in `wemoe.merge_and_unload`.
+        progress: whether to show a progress bar.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint.
+        OSError: the folder cannot be written; checked before any work.
+        ValueError: as in `wemoe.from_pretrained` and `wemoe.merge_and_unload`, or the folders are the same.
+    """
+    target = Path(output)
+    check_writable(target.absolute().parent)
+    patterns = ["config.json", *CARRIED, HEADS_FILE]
+    source = locate(checkpoint, patterns, revision=None, token=None, local_files_only=False)
+    if target.exists() and source.exists() and target.samefile(source):
+        raise ValueError(f"output must be a folder of its own; found that of the routed model, {str(target)!r}")
+    if routing_weights is None:
+        check_depth(read_checkpoint(source).config)
+    model = from_pretrained(checkpoint, progress=progress)
+    constants = routing_constants(model, routing_weights)
+    plain = merge_and_unload(model, constants)
+    if not isinstance(plain, PreTrainedModel):
+        raise ValueError(f"the base must be a class of transformers to be saved; found {type(plain).__name__}")
+    writes_card = may_write_card(target)
+    with replacing_files(target, stale=(PLAIN_WEIGHTS_GLOB, WEIGHTS_GLOB, HEADS_FILE)) as staging:
+        plain.save_pretrained(staging)
+        carry_over(source, staging)
+        if (source / HEADS_FILE).is_file():
+            shutil.copyfile(source / HEADS_FILE, staging / HEADS_FILE)
+        if writes_card:
+            (staging / CARD_FILE).write_text(_card(model.routing_config, constants), encoding="utf-8")
+
+
+def _card(config: RoutingConfig, constants: Mapping[str, Tensor]) -> str:
+    names = None if config.provenance is None else hub_names(config.provenance)
+    data = ModelCardData(library_name="transformers", tags=["merge", "wemoe"], base_model=names)
+    header = ["", *map(cell, config.tasks)]
+    rows = [[path, *(f"{weight:.4f}" for weight in weights.tolist())] for path, weights in constants.items()]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows))
+    made_of = "" if config.provenance is None else f"## Made of\n\n{sources_table(config.provenance)}\n\n"
+    return sealed(f"""---
+{data.to_yaml()}
+---
+
+# {config.base_class} of {len(config.tasks)} merged experts
+
+A plain model: the routing weights of a routed one, folded into the weights of its MLPs.
+
+```python
+from transformers import {config.base_class}
+
+model = {config.base_class}.from_pretrained("...")  # this folder, or this repository's name
+```
+
+{made_of}## Settings
+
+Everything but the MLPs is the base plus {config.init_lambda} times the sum of the task vectors; an MLP is the base plus
+the task vectors times:
+
+{table}
+
+""")

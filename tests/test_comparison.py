@@ -1,0 +1,183 @@
+"""A comparison on a tiny random BERT and two tiny tasks: every row, what it may read, and what is written."""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+
+from tiny_suite import tiny_suite
+from wemoe.comparison import ROWS, CompareSettings, compare, running
+from wemoe.comparison.answers import ExpertAnswers
+from wemoe.comparison.making import Workshop
+from wemoe.comparison.running import build, score
+from wemoe.stopwatch import Stopwatch
+from wemoe.suites import Suite
+
+REPRESENTATIVES = ["fisher", "regmean", "task_arithmetic", "dare_ties", "adamerging_pp_infomax", "wemoe_match"]
+
+
+def run(output, suite=None, resume=False, steps=2, **settings):
+    return compare(
+        suite or tiny_suite(),
+        CompareSettings(steps=steps, **settings),
+        output,
+        watch=Stopwatch(lambda line: None),
+        origin={"suite": "tiny"},
+        resume=resume,
+    )
+
+
+def only(*names):
+    return {name: {} for name in names}
+
+
+def with_tasks(**changes):
+    """The tiny suite, whose tasks have other parts."""
+    suite = tiny_suite()
+    tasks = {name: replace(task, **changes) for name, task in suite.tasks.items()}
+    return Suite(suite.base, suite.experts, suite.heads, tasks)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("comparison")
+    return folder, run(folder)
+
+
+def test_every_row_runs_and_is_written_down(finished):
+    folder, results = finished
+    assert list(results["rows"]) == list(ROWS)
+    assert json.loads((folder / "comparison.json").read_text()) == results
+    assert {path.name for path in folder.iterdir()} == {"comparison.json", "comparison.md", "comparison.png"}
+    with Image.open(folder / "comparison.png") as image:
+        image.verify()
+
+
+def test_a_row_tells_all_that_the_table_shows(finished):
+    _, results = finished
+    for name, row in results["rows"].items():
+        assert list(row["accuracy"]) == results["tasks"] == ["colours", "animals"]
+        assert row["average"] == pytest.approx(sum(row["accuracy"].values()) / 2)
+        assert row["seconds"]["making"] >= 0
+        assert row["inference_cost"] > 0
+        assert (row["trained_parameters"] > 0) == (row["kind"] == "learned") == (row["adaptation"] is not None), name
+        assert bool(row["search"]) == any(isinstance(value, list) for value in row["settings"].values())
+
+
+def test_the_normalised_average_divides_each_task_by_its_expert(finished):
+    _, results = finished
+    colours, animals = results["rows"]["individual"]["accuracy"].values()
+    for row in results["rows"].values():
+        expected = (row["accuracy"]["colours"] / colours + row["accuracy"]["animals"] / animals) / 2
+        assert row["normalised"] == pytest.approx(expected)
+    assert running.normalised({"a": 0.4, "b": 0.9}, {"a": 0.8, "b": 0.9}) == pytest.approx(0.75)
+    assert running.normalised({"a": 0.4}, {"a": 0.0}) is None
+
+
+def test_parameters_are_those_of_all_models_that_are_needed(finished):
+    rows = finished[1]["rows"]
+    base = sum(parameter.numel() for parameter in tiny_suite().base.parameters())
+    tensors = sum(1 for _ in tiny_suite().base.parameters())
+    assert rows["pretrained"]["parameters"] == rows["ties"]["parameters"] == base
+    assert rows["adamerging_entropy"]["parameters"] == base
+    assert rows["individual"]["parameters"] == 2 * base
+    mlps = 2 * (2 * 16 * 24 + 16 + 24)  # two layers of two linear maps
+    assert (
+        rows["wemoe_depth0_match"]["parameters"] == base + 2 * mlps + 2 * 2
+    )  # task vectors; a constant a task and MLP
+    assert rows["wemoe_depth0_match"]["trained_parameters"] == 2 * 2
+    assert rows["adamerging_task_match"]["trained_parameters"] == 2
+    assert rows["adamerging_match"]["trained_parameters"] == 2 * tensors
+
+
+def test_a_search_takes_the_best_on_validation_data(finished):
+    for row in finished[1]["rows"].values():
+        for option, tried in row["settings"].items():
+            if isinstance(tried, list):
+                assert [point[option] for point in row["search"]] == tried
+                best = max(row["search"], key=lambda point: point["validation"])
+                assert row["options"][option] == best[option]
+
+
+def test_one_seed_gives_equal_results(finished, tmp_path):
+    again = run(tmp_path, methods=only(*REPRESENTATIVES))
+    for name in REPRESENTATIVES:
+        for key in ("accuracy", "search", "options", "adaptation"):
+            assert again["rows"][name][key] == finished[1]["rows"][name][key]
+
+
+@pytest.mark.parametrize("name", REPRESENTATIVES)
+def test_nothing_is_made_from_labels_of_training_or_from_test_data(name):
+    row = CompareSettings(steps=1).rows()[name]
+    suite = with_tasks(train=None, test=None)
+    shop = Workshop(suite, 0, ExpertAnswers(suite))
+    assert score(suite, build(row, shop).made, "validation").keys() == {"colours", "animals"}
+
+
+def test_rows_that_search_nothing_need_no_validation_data(tmp_path):
+    suite = with_tasks(validation=None)
+    results = run(tmp_path, suite, methods={"ties": {"scaling": 0.5}, "wemoe_entropy": {}})
+    assert results["rows"]["ties"]["options"] == {"density": 0.2, "merge_func": "mean", "scaling": 0.5}
+    with pytest.raises(ValueError, match=r"row 'ties' needs the validation part of every task \(or one value instead"):
+        run(tmp_path / "other", suite, methods=only("ties"))
+    assert not (tmp_path / "other").exists()
+
+
+def test_rows_that_read_no_inputs_need_no_unlabeled_data(tmp_path):
+    suite = with_tasks(unlabeled=None)
+    assert list(run(tmp_path, suite, methods=only("average"))["rows"]) == ["pretrained", "individual", "average"]
+    with pytest.raises(ValueError, match="row 'fisher' needs the unlabeled part of every task; missing for"):
+        run(tmp_path, suite, methods=only("fisher"))
+
+
+def test_options_of_a_row_replace_its_own(tmp_path):
+    methods = {"wemoe_match": {"steps": 1, "learning_rate": ["1e-1", 0.2]}, "average": {}}  # YAML reads 1e-1 as text
+    row = run(tmp_path, methods=methods)["rows"]["wemoe_match"]
+    assert len(row["adaptation"]["loss"]) == 1
+    assert [point["learning_rate"] for point in row["search"]] == [0.1, 0.2]
+
+
+def test_an_interrupt_keeps_the_rows_that_are_done_and_a_later_run_goes_on(tmp_path, monkeypatch):
+    def interrupted(shop, **options):
+        raise KeyboardInterrupt
+
+    methods = only("average", "ties_sum")
+    with monkeypatch.context() as patch:
+        patch.setitem(ROWS, "ties_sum", replace(ROWS["ties_sum"], make=interrupted))
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, methods=methods)
+    written = json.loads((tmp_path / "comparison.json").read_text())["rows"]
+    assert list(written) == ["pretrained", "individual", "average"]
+    with monkeypatch.context() as patch:
+        patch.setitem(ROWS, "average", replace(ROWS["average"], make=interrupted))
+        results = run(tmp_path, methods=methods, resume=True)
+    assert results["rows"]["average"] == written["average"]
+    assert "ties_sum" in results["rows"]
+
+
+def test_rows_of_other_settings_are_not_kept(tmp_path, monkeypatch):
+    run(tmp_path, methods=only("wemoe_depth0_entropy"))
+    again = run(tmp_path, methods=only("wemoe_depth0_entropy"), steps=1, resume=True)
+    assert len(again["rows"]["wemoe_depth0_entropy"]["adaptation"]["loss"]) == 1
+    monkeypatch.setattr(running, "_record", lambda row, shop: pytest.fail("the seed was another"))
+    with pytest.raises(pytest.fail.Exception, match="the seed was another"):
+        run(tmp_path, methods=only("wemoe_depth0_entropy"), steps=1, seed=1, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 0}, "steps must be at least 1; found 0"),
+        ({"methods": {"wemoe_mach": {}}}, "methods: no row is called 'wemoe_mach'; did you mean 'wemoe_match'?"),
+        ({"methods": {"ties": {"densty": 0.1}}}, "methods.ties: no option is called 'densty'; did you mean 'density'?"),
+        ({"methods": {"ties": {"density": "low"}}}, "methods.ties.density must be a number, or a list"),
+        ({"methods": {"ties": {"scaling": []}}}, "methods.ties.scaling must be a number, or a list"),
+        ({"methods": {"ties": {"merge_func": 1}}}, "methods.ties.merge_func must be text, 'mean' say; found 1"),
+        ({"methods": {"average": {"steps": 3}}}, "methods.average: no option is called 'steps'; none is known here"),
+    ],
+)
+def test_what_is_wrong_is_told_before_any_work(settings, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        CompareSettings(**settings).rows()
