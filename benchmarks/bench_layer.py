@@ -11,18 +11,24 @@ from torch import nn
 from torch_mlp import TorchMLP
 
 from wemoe import WeightEnsemblingMoE
-from wemoe_ext import pack_sparse_task_vectors, routed_linear, unpack_task_vectors
+from wemoe.layers import RoutedMLP
+from wemoe.mlp_search import find_mlp_parts
 from wemoe_ext.testing import assert_close
 
 D, F, T = 768, 3072, 8  # ViT-B/32 and B/16, BERT-base
 
 
-def make_methods(batch_reduce=False, kept=1.0):
-    """The methods; `kept` is the part of the task vectors that is not pruned."""
+def make_mlps(kept=1.0):
+    """A base and its experts; `kept` is the part of the task vectors that is not zero."""
     base = nn.Sequential(nn.Linear(D, F), nn.GELU(), nn.Linear(F, D)).requires_grad_(False)
     experts = [copy.deepcopy(base) for _ in range(T)]
     for parameter in (parameter for expert in experts for parameter in expert.parameters()):
         parameter += 0.01 * torch.randn_like(parameter) * (torch.rand_like(parameter) < kept)
+    return base, experts
+
+
+def make_methods(batch_reduce=False):
+    base, experts = make_mlps()
     layer = WeightEnsemblingMoE(D, base, experts, batch_first=True, batch_reduce=batch_reduce)
     torch_mlp = TorchMLP(base, experts, layer.mlp.router, batch_reduce)
     return {"plain": base, "layer": layer, "vectorised": torch_mlp.vectorised, "loop": torch_mlp.loop}
@@ -120,25 +126,17 @@ def test_bfloat16_over_own_float32(compare, bounds):
         compare(case, methods, check)
 
 
-def pack(linear):
-    """A routed linear map with sparse task vectors."""
-    weight, sparse = pack_sparse_task_vectors(*unpack_task_vectors(linear.weight, linear.task_vectors))
-    return lambda x, lambdas: routed_linear(x, weight, sparse, lambdas, linear.bias, linear.task_biases)
-
-
 @bounds_of(SPARSE)
 def test_sparse_over_dense(compare, bounds):
     x = torch.randn(bounds.B, bounds.N, D)
-    layer = make_methods(kept=0.1)["layer"]
-    up, down = pack(layer.mlp.up), pack(layer.mlp.down)
-
-    def sparse():
-        lambdas = layer.mlp.router(x)
-        return down(layer.mlp.activation(up(x, lambdas)), lambdas)
+    base, experts = make_mlps(kept=0.1)
+    layer = WeightEnsemblingMoE(D, base, experts, batch_first=True)
+    parts, *tuned = map(find_mlp_parts, (base, *experts))
+    sparse = RoutedMLP.from_parts(parts, tuned, layer.mlp.router, prune=nn.Identity())  # zero already where it is to be
 
     def check(outputs):
         assert_close("y", outputs["sparse"], outputs["layer"])
 
     case = make_case(bounds, ours="sparse", over="layer")
     with torch.no_grad():
-        compare(case, {"layer": partial(layer, x), "sparse": sparse}, check)
+        compare(case, {"layer": partial(layer, x), "sparse": partial(sparse, x)}, check)

@@ -57,7 +57,21 @@ def _same_conditions():
 
 
 @pytest.fixture
-def compare(benchmark, request):
+def record(benchmark, request):
+    """Records the methods of a case, each as a benchmark of its own: the seconds of its rounds, and its bytes."""
+    benchmark._mode = "compare"
+
+    def run(case: Case, times: Mapping[str, list[float]], allocated: Mapping[str, int]) -> None:
+        for method in times:
+            benchmark.name = f"{request.node.name} {method}"
+            benchmark.fullname = f"{request.node.nodeid} {method}"
+            _record(benchmark, case, method, times, allocated)
+
+    return run
+
+
+@pytest.fixture
+def compare(benchmark, record):
     """Checks the methods of a case, times them in turn, and records each as a benchmark of its own.
 
     The first call of each method warms up, is measured for its memory, and gives the output that is handed to
@@ -67,7 +81,6 @@ def compare(benchmark, request):
     def run(
         case: Case, methods: Mapping[str, Callable[[], object]], check: Callable[[dict[str, object]], object]
     ) -> None:
-        benchmark._mode = "compare"
         outputs, allocated = {}, {}
         for method, function in methods.items():
             outputs[method], allocated[method] = _first_call(function)
@@ -75,10 +88,7 @@ def compare(benchmark, request):
         outputs.clear()
         if benchmark.enabled:
             times = time_in_turn(methods, judged=(case.ours, case.over) if case.judged == "ratio" else ())
-            for method in methods:
-                benchmark.name = f"{request.node.name} {method}"
-                benchmark.fullname = f"{request.node.nodeid} {method}"
-                _record(benchmark, case, method, times, allocated)
+            record(case, times, allocated)
 
     return run
 

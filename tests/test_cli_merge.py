@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -288,6 +289,23 @@ def test_methods_that_read_data_write_what_their_functions_make(texts, method):
         assert torch.equal(found[name], tensor), name
     base = suite.base.state_dict()
     assert any(not torch.equal(tensor, base[name]) for name, tensor in found.items() if name in base)
+
+
+@pytest.mark.parametrize("method", ["regmean", "ties"])
+def test_a_base_with_a_head_of_the_experts_own_kind_is_merged_too(texts, method):
+    for task in ("base", "animals"):
+        shutil.copytree(texts / "colours", texts / task, dirs_exist_ok=True)
+    settings = text_settings(texts)
+    settings["tasks"]["animals"] = settings["tasks"]["colours"]
+    parameters = OPTIONS.get(method, {"weight": 1})
+    file = write(texts, **settings, merge_method=method, parameters=parameters)
+    succeed("merge", file, "--output", texts / "merged")
+    model, info = AutoModel.from_pretrained(texts / "merged", output_loading_info=True)
+    assert not info["missing_keys"]
+    expected = AutoModel.from_pretrained(texts / "colours").state_dict()  # all models are one
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, expected[name], atol=1e-6, rtol=0)  # a mean of equal numbers in fp32
+    assert "accuracy" in succeed("evaluate", texts / "merged", "--config", file)
 
 
 def state_of(folder):

@@ -132,6 +132,13 @@ def test_rows_that_read_no_inputs_need_no_unlabeled_data(tmp_path):
         run(tmp_path, suite, methods=only("fisher"))
 
 
+def test_every_expert_needs_data(tmp_path):
+    suite = tiny_suite()
+    tasks = {"colours": suite.tasks["colours"]}
+    with pytest.raises(ValueError, match=r"tasks must hold the data of every expert; missing: \['animals'\]"):
+        run(tmp_path, Suite(suite.base, suite.experts, suite.heads, tasks), methods=only("average"))
+
+
 def test_options_of_a_row_replace_its_own(tmp_path):
     methods = {"wemoe_match": {"steps": 1, "learning_rate": ["1e-1", 0.2]}, "average": {}}  # YAML reads 1e-1 as text
     row = run(tmp_path, methods=methods)["rows"]["wemoe_match"]

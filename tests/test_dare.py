@@ -4,7 +4,9 @@ import pytest
 import torch
 
 import wemoe
-from points import Row
+from points import Point, Row
+from wemoe.merging.rules import PIECE
+from wemoe.merging.transforms import drop, seeded_generator
 
 BASE = Row([1.0, 2.0, -1.0, 0.0], buffer=[1.0])
 EXPERTS = {"x": Row([2.0, 4.0, -2.0, 0.5], buffer=[3.0]), "y": Row([0.0, 5.0, -2.0, 1.0], buffer=[3.0])}
@@ -53,6 +55,43 @@ def test_what_an_expert_loses_does_not_depend_on_the_other_experts():
 
 def test_floating_point_buffers_are_not_dropped():
     assert wemoe.dare_linear(BASE, EXPERTS, density=0.01, scaling=0.5).running.tolist() == [3.0]
+
+
+# theta_0 = (1, 2), tau = (1, 0) and (3, -2)
+POINT, POINTS = Point(1.0, 2.0), [Point(2.0, 2.0), Point(4.0, 0.0)]
+
+
+def draws(method, **options):
+    """What comes out over many seeds, each value of each parameter once."""
+    found = [method(POINT, POINTS, density=0.5, seed=seed, **options).values() for seed in range(40)]
+    return [set(values) for values in zip(*found, strict=True)][:2]
+
+
+def test_a_model_of_two_parameters_by_hand():
+    # an entry stays, twice as large, or does not: 1 + {0, 2} + {0, 6}, and 2 + 0 + {0, -4}
+    assert draws(wemoe.dare_linear, scaling=1.0) == [{1.0, 3.0, 7.0, 9.0}, {2.0, -2.0}]
+    # weights of 2 and 1: 1 + {0, 4} + {0, 6}
+    assert draws(wemoe.dare_linear, scaling=1.0, weights=[2, 1]) == [{1.0, 5.0, 7.0, 11.0}, {2.0, -2.0}]
+    # divided by 2 + 2
+    assert draws(wemoe.dare_linear, scaling=1.0, weights=[2, 2], normalize=True) == [{1.0, 2.0, 4.0, 5.0}, {2.0, 0.0}]
+    # as large as it was: 1 + {0, 1} + {0, 3}
+    assert draws(wemoe.dare_linear, scaling=1.0, rescale=False) == [{1.0, 2.0, 4.0, 5.0}, {2.0, 0.0}]
+    # the mean over what stays: 1 + {0, 2, 6, 4}
+    assert draws(wemoe.dare_ties) == [{1.0, 3.0, 7.0, 5.0}, {2.0, -2.0}]
+    assert draws(wemoe.dare_ties, normalize=False) == [{1.0, 3.0, 7.0, 9.0}, {2.0, -2.0}]
+    assert draws(wemoe.dare_ties, weights=[1, 3]) == [{1.0, 3.0, 7.0, 1.0 + 20 / 4}, {2.0, -2.0}]
+
+
+def test_each_expert_may_have_a_density_of_its_own():
+    found = {wemoe.dare_linear(POINT, POINTS, [1.0, 0.5], 1.0, seed).a.item() for seed in range(20)}
+    assert found == {2.0, 8.0}  # 1 + 1 + {0, 6}
+
+
+def test_what_is_dropped_of_a_tensor_does_not_depend_on_how_it_is_read():
+    size = 2 * PIECE + 77
+    tau = torch.randn(size)
+    expected = drop(tau, 0.3, seeded_generator(5, "x", "a"))
+    assert torch.equal(wemoe.dare_linear({"a": torch.zeros(size)}, {"x": {"a": tau}}, 0.3, 1.0, seed=5)["a"], expected)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 import wemoe
 from wemoe.merge_config import MERGEKIT_METHODS, config_schema, parse_config, read_config
@@ -279,6 +280,10 @@ def test_a_sweep_is_of_parameters_of_the_method_and_needs_data():
     assert refusal(sweep={"weight": [0.1]}, tasks=tasks, models=[{"model": "icd"}, *one_model(weight=1)]) == [
         "sweep.weight: must be of all models; models[1].parameters.weight is of one"
     ]
+    assert refusal(
+        sweep={"weight": [1]}, tasks={"movies": tasks["icd"]}, models=[{"model": "base"}, {"model": "movies"}],
+        merge_method="linear",
+    ) == ["sweep: a base that is averaged has no data to choose on; leave it out of models"]  # fmt: skip
     suite = {"suite": "text6", "merge_method": "ties", "parameters": {"weight": 1}}
     assert parse_config(suite | {"sweep": {"lambda": ["1e-1", 0.2]}}).sweep == {"lambda": (0.1, 0.2)}
     for sweep, message in (
@@ -403,6 +408,12 @@ def test_examples_are_read(path):
     if path.stem not in ("mergekit", "compare"):
         assert found.merge_method == path.stem
     assert found.notes == ()
+
+
+def test_the_example_of_the_documentation_is_read():
+    text = (Path(__file__).parents[1] / "docs" / "configuration.md").read_text()
+    found = parse_config(yaml.safe_load(text.partition("```yaml\n")[2].partition("```")[0]))
+    assert found.of_models("weight", found.experts) == {"movies": 1.0, "reviews": 0.7}
 
 
 def test_every_method_has_an_example():

@@ -43,6 +43,28 @@ def test_task_arithmetic_adds_scaled_task_vectors():
     assert wemoe.task_arithmetic(BASE, EXPERTS, 0.0).values() == BASE.values()
 
 
+@pytest.mark.parametrize(
+    ("options", "merged"),
+    [
+        # 2 (1, 0) + (3, -2) = (5, -2)
+        ({"scaling": 0.5, "weights": [2, 1]}, [3.5, 1.0]),
+        ({"scaling": 0.5, "weights": {"task_1": 1, "task_0": 2}}, [3.5, 1.0]),
+        # (1, 0) + 3 (3, -2) = (10, -6), divided by 1 + 3
+        ({"scaling": 1.0, "weights": [1, 3], "normalize": True}, [3.5, 0.5]),
+        ({"scaling": 1.0, "normalize": True}, [3.0, 1.0]),
+        # weights without a sum divide nothing: (1, 0) - (3, -2)
+        ({"scaling": 1.0, "weights": [1, -1], "normalize": True}, [-1.0, 4.0]),
+    ],
+)
+def test_task_arithmetic_with_weights(options, merged):
+    assert wemoe.task_arithmetic(BASE, EXPERTS, **options).values() == [*merged, 7]
+
+
+def test_an_average_that_is_not_normalised_is_a_sum():
+    assert wemoe.average(BASE, EXPERTS, [1, 0.5], normalize=False).values() == [4.0, 2.0, 7]
+    assert wemoe.average(BASE, EXPERTS, normalize=False).values() == [6.0, 2.0, 7]
+
+
 def test_one_expert_at_scaling_1_is_the_expert():
     base = tiny_bert()
     expert = fine_tuned(base, seed=1)

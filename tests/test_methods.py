@@ -12,7 +12,7 @@ from torch import nn
 import wemoe
 from models import fine_tuned
 from points import TiedModel
-from wemoe.merging import METHODS
+from wemoe.merging import METHODS, RULES
 
 TASKS = ("x", "y", "z")
 
@@ -57,6 +57,7 @@ def test_every_registered_method_is_a_function_of_the_library():
     assert METHODS.keys() == RUNS.keys()
     assert METHODS.keys() <= set(wemoe.__all__)
     assert all(description for description in METHODS.values())
+    assert RULES.keys() == METHODS.keys() - set(READ_DATA)
 
 
 @every_method

@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from transformers import BertForSequenceClassification
 
 import wemoe
 from models import BASES, VOCABULARY, experts_of, fine_tuned, inputs_of, randomised, tiny_bert
@@ -173,6 +174,15 @@ def test_arguments_out_of_range_are_named(arguments, message):
     base = tiny_bert()
     with pytest.raises(ValueError, match=message):
         wemoe.upcycle(base, experts_of(base), **arguments)
+
+
+def test_experts_with_heads_are_refused_by_name():
+    """Static methods merge the backbones of headed experts; a routed model is made of models that are like the base."""
+    base = tiny_bert()
+    with pytest.raises(
+        ValueError, match=r"expert_models\['x'\] must have the parameters of base_model; missing: 'embed"
+    ):
+        wemoe.upcycle(base, {"x": BertForSequenceClassification(base.config)})
 
 
 def test_no_expert_is_refused():

@@ -24,11 +24,14 @@ if TYPE_CHECKING:
     from wemoe.layers import RoutedLinear, RoutedMLP
     from wemoe.loading import from_pretrained
     from wemoe.memory import estimate_memory
+    from wemoe.merged_folders import write_merged
     from wemoe.merging import average, dare_linear, dare_ties, fisher, regmean, task_arithmetic, ties
+    from wemoe.merging.rules import open_sources
     from wemoe.mlps import MLPSlots
     from wemoe.models import Family
     from wemoe.report import plot_first_choices, plot_routing, plot_routing_bars
     from wemoe.router_files import load_routers, save_routers
+    from wemoe.sparse_layers import SparseRoutedLinear
     from wemoe.sweeping import Sweep, sweep
     from wemoe.trainer import RoutedTrainer
     from wemoe.unloading import merge_and_unload
@@ -42,8 +45,9 @@ _HOMES = {
     "MLPSlots": "wemoe.mlps",
     "RoutedLinear": "wemoe.layers",
     "RoutedMLP": "wemoe.layers",
-    "RoutingSummary": "wemoe.inspection",
     "RoutedTrainer": "wemoe.trainer",
+    "RoutingSummary": "wemoe.inspection",
+    "SparseRoutedLinear": "wemoe.sparse_layers",
     "Sweep": "wemoe.sweeping",
     "TaskHead": "wemoe.heads",
     "WeightEnsemblingMoE": "wemoe.drop_in",
@@ -61,6 +65,7 @@ _HOMES = {
     "load_routers": "wemoe.router_files",
     "merge": "wemoe.configured_merge",
     "merge_and_unload": "wemoe.unloading",
+    "open_sources": "wemoe.merging.rules",
     "plot_first_choices": "wemoe.report",
     "plot_routing": "wemoe.report",
     "plot_routing_bars": "wemoe.report",
@@ -73,6 +78,7 @@ _HOMES = {
     "ties": "wemoe.merging",
     "upcycle": "wemoe.upcycling",
     "with_head": "wemoe.headed",
+    "write_merged": "wemoe.merged_folders",
 }
 
 __all__ = [
@@ -83,6 +89,7 @@ __all__ = [
     "RoutedMLP",
     "RoutedTrainer",
     "RoutingSummary",
+    "SparseRoutedLinear",
     "Sweep",
     "TaskHead",
     "WeightEnsemblingMoE",
@@ -101,6 +108,7 @@ __all__ = [
     "load_routers",
     "merge",
     "merge_and_unload",
+    "open_sources",
     "plot_first_choices",
     "plot_routing",
     "plot_routing_bars",
@@ -113,6 +121,7 @@ __all__ = [
     "ties",
     "upcycle",
     "with_head",
+    "write_merged",
 ]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from wemoe.config_sections import lines_of, nearest
-from wemoe.method_parameters import Routed
+from wemoe.method_parameters import Linear, Routed
 
 if TYPE_CHECKING:
     from wemoe.merge_config import MergeConfig, ModelEntry
@@ -99,5 +99,7 @@ def _sweep_problems(config: MergeConfig) -> Iterator[str]:
                 (line,) = lines_of(error, type(config.parameters))
                 yield f"sweep.{name}[{index}]{line.removeprefix(name)}"
     if config.sweep and config.suite is None:
+        if isinstance(config.parameters, Linear) and config.base_model in config.averaged.values():
+            yield "sweep: a base that is averaged has no data to choose on; leave it out of models"
         missing = [task for task in config.experts if task not in config.tasks or not config.tasks[task].validation]
         yield from (f"tasks.{task}.validation: must be given; sweep chooses on it" for task in missing)

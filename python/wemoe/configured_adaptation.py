@@ -19,8 +19,8 @@ from wemoe.merge_config import MergeConfig
 from wemoe.merged_folders import CARRIED
 from wemoe.method_parameters import Routed
 from wemoe.repositories import locate
-from wemoe.routed_folders import write_routed
 from wemoe.suites import load_suite
+from wemoe.whole_models import write_routed
 
 
 def adapt(

@@ -8,10 +8,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from wemoe.configured_models import make_model, rule_of
 from wemoe.device_maps import check_device
@@ -19,12 +20,12 @@ from wemoe.files import check_writable
 from wemoe.merge_config import MergeConfig, check_method_named, parse_config, read_config
 from wemoe.merged_folders import write_merged
 from wemoe.merging.rules import Sources, open_sources
-from wemoe.method_parameters import Linear
+from wemoe.method_parameters import Linear, Static
 from wemoe.preflight import Report, preflight
 from wemoe.routed_classes import RoutedModule
-from wemoe.routed_folders import write_routed
 from wemoe.suites import Suite, load_suite
 from wemoe.sweeping import Sweep, sweep
+from wemoe.whole_models import write_plain, write_routed
 
 Config = MergeConfig | Mapping[str, Any] | str | os.PathLike[str]
 
@@ -154,13 +155,14 @@ def _write(
     accuracy = score_on_test_data(suite, model) if suite is not None and model is not None else {}
     if accuracy:
         metrics["test accuracy"] = accuracy
-    if suite is not None and isinstance(model, RoutedModule):
-        write_routed(output, model, suite.heads, sources.base.folder, recipe=config.recipe(), metrics=metrics)
+    told: dict[str, Any] = {"recipe": config.recipe(), "metrics": metrics}
+    if suite is None or model is None or isinstance(config.parameters, Static):
+        rule = rule_of(config)(sources)
+        write_merged(output, sources, rule, dtype=_dtype(config), progress=progress, **told)
+    elif isinstance(model, RoutedModule):
+        write_routed(output, model, suite.heads, sources.base.folder, **told)
     else:
-        rule = rule_of(config)(sources) if model is None else model.state_dict().__getitem__
-        write_merged(
-            output, sources, rule, dtype=_dtype(config), recipe=config.recipe(), metrics=metrics, progress=progress
-        )
+        write_plain(output, cast("PreTrainedModel", model), suite.heads, sources, dtype=_dtype(config), **told)
     return Merged(output, chosen, accuracy)
 
 

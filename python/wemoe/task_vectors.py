@@ -65,8 +65,18 @@ def check_experts(base_model: nn.Module, experts: Mapping[str, nn.Module]) -> No
         ValueError: a key is missing or unexpected, a shape or the floating-point nature of a tensor differs, or a
             tensor of the base or of an expert holds NaN or infinity. The message names the expert and the tensors.
     """
+    check_same_tensors(base_model, experts)
+    for label, model in (("base_model", base_model), *((f"expert_models[{t!r}]", e) for t, e in experts.items())):
+        _check_finite(label, model.state_dict())
+
+
+def check_same_tensors(base_model: nn.Module, experts: Mapping[str, nn.Module]) -> None:
+    """Check that every expert has the tensors of the base, by name, shape and kind of dtype.
+
+    Raises:
+        ValueError: one has not. The message names the expert and the tensors.
+    """
     base = base_model.state_dict()
-    _check_finite("base_model", base)
     for task, expert in experts.items():
         label = f"expert_models[{task!r}]"
         state = expert.state_dict()
@@ -87,7 +97,6 @@ def check_experts(base_model: nn.Module, experts: Mapping[str, nn.Module]) -> No
                     f"{label} must have the kind of dtype of base_model; {name!r} is {state[name].dtype}, "
                     f"in base_model {tensor.dtype}"
                 )
-        _check_finite(label, state)
 
 
 def check_scaling(scaling: float) -> None:

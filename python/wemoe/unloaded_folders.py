@@ -13,15 +13,14 @@ from transformers import PreTrainedModel
 
 from wemoe.checkpoints import read_checkpoint
 from wemoe.config import RoutingConfig
-from wemoe.files import check_writable, replacing_files
+from wemoe.files import check_writable
 from wemoe.heads import HEADS_FILE
 from wemoe.loading import from_pretrained
-from wemoe.merged_folders import CARRIED, carry_over
-from wemoe.merged_folders import WEIGHTS_GLOB as PLAIN_WEIGHTS_GLOB
-from wemoe.model_card import CARD_FILE, cell, hub_names, may_write_card, sealed, sources_table
+from wemoe.merged_folders import CARRIED
+from wemoe.model_card import cell, hub_names, sealed, sources_table
 from wemoe.repositories import locate
-from wemoe.saving import WEIGHTS_GLOB
 from wemoe.unloading import RoutingWeights, check_depth, merge_and_unload, routing_constants
+from wemoe.whole_models import model_folder
 
 
 def unload_folder(
@@ -59,14 +58,10 @@ def unload_folder(
     plain = merge_and_unload(model, constants)
     if not isinstance(plain, PreTrainedModel):
         raise ValueError(f"the base must be a class of transformers to be saved; found {type(plain).__name__}")
-    writes_card = may_write_card(target)
-    with replacing_files(target, stale=(PLAIN_WEIGHTS_GLOB, WEIGHTS_GLOB, HEADS_FILE)) as staging:
+    with model_folder(target, source, _card(model.routing_config, constants)) as staging:
         plain.save_pretrained(staging)
-        carry_over(source, staging)
         if (source / HEADS_FILE).is_file():
             shutil.copyfile(source / HEADS_FILE, staging / HEADS_FILE)
-        if writes_card:
-            (staging / CARD_FILE).write_text(_card(model.routing_config, constants), encoding="utf-8")
 
 
 def _card(config: RoutingConfig, constants: Mapping[str, Tensor]) -> str:

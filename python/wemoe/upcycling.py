@@ -28,7 +28,7 @@ from wemoe.routers import Router
 from wemoe.skeletons import skeleton_of, without_weights
 from wemoe.sparse_layers import SparseRoutedLinear
 from wemoe.specialising import specialise
-from wemoe.task_vectors import Experts, name_experts
+from wemoe.task_vectors import Experts, check_same_tensors, name_experts
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -113,6 +113,7 @@ def upcycle(
     _warn_of_unread_masks(base_model, blocks)
     skeleton = skeleton_after_upcycling(base_model, config, task_vector_dtype)  # refuses what does not fit before work
     title = f"upcycle ({readable(measure(skeleton).total)})" if progress else None
+    check_same_tensors(base_model, experts)
     model = task_arithmetic(base_model, experts, init_lambda)
     config = config.model_copy(update={"provenance": provenance_of(base_model, experts)})
     prune = partial(transforms.prune, ratio=chosen.prune_ratio) if chosen.prune_ratio else None

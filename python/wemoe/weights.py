@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 from wemoe.provenance import public_name
 
 Source = nn.Module | Mapping[str, Tensor] | str | os.PathLike[str]
+ExpertSources = Mapping[str, Source] | Sequence[Source]
 Rows = slice | EllipsisType  # some rows of a tensor, or all of it
 
 
@@ -84,15 +85,6 @@ class Weights(ABC):
         Raises:
             ValueError: the file that holds it is damaged.
         """
-
-    def find(self, names: Iterable[str]) -> str | None:
-        """Return the name in `contents` of a tensor of which names are known; None where there is no such tensor."""
-        for name in names:
-            if name in self.contents:
-                return name
-            if name in self.aliases:
-                return self.aliases[name]
-        return None
 
     def names_of(self, name: str) -> list[str]:
         """Return every name of a tensor, the one in `contents` first."""

@@ -57,8 +57,11 @@ def check_data(suite: Suite, rows: Mapping[str, Row]) -> None:
     """Check that the suite has the data that the rows need.
 
     Raises:
-        ValueError: a task has no unlabeled part, or no validation part, for a row that needs it.
+        ValueError: there are no data for an expert, or a task lacks the part that a row needs.
     """
+    without = [task for task in suite.experts if task not in suite.tasks]
+    if without:
+        raise ValueError(f"tasks must hold the data of every expert; missing: {without}")
     for name, row in rows.items():
         wanted = {"test": True, "unlabeled": row.reads_inputs, "validation": bool(row.grid)}
         for part in (part for part, needed in wanted.items() if needed):

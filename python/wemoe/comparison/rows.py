@@ -88,7 +88,7 @@ ROWS: Mapping[str, Row] = {
     "individual": Row("individual experts", "reference", making.individual, {}),
     "average": _static("simple average", merging.average),
     "fisher": _on_inputs("Fisher", merging.fisher, examples=128, max_outcomes=4, batch_size=8),
-    "regmean": _on_inputs("RegMean", merging.regmean, alpha=[0.1, 0.6, 0.9], examples=256, batch_size=8),
+    "regmean": _on_inputs("RegMean", merging.regmean, alpha=[0.5, 0.9, 1.0], examples=256, batch_size=8),
     "task_arithmetic": _static("task arithmetic", merging.task_arithmetic, scaling=[0.1, 0.15, 0.2, 0.25, 0.3, 0.4]),
     "ties": _static("TIES", merging.ties, density=0.2, merge_func="mean", scaling=[0.4, 0.7, 1.0, 1.3, 1.6]),
     "ties_sum": _static("TIES, sum", merging.ties, density=0.2, merge_func="sum", scaling=[0.2, 0.3, 0.4, 0.6, 0.8]),

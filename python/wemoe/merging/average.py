@@ -13,10 +13,12 @@ from torch import Tensor
 from wemoe.merging.options import PerExpert, per_expert
 from wemoe.merging.rules import RowRule, Rule, Sources, merge
 from wemoe.task_vectors import exact_tensor
-from wemoe.weights import Rows
+from wemoe.weights import ExpertSources, Rows, Source
 
 
-def average(base_model: Any, expert_models: Any, weights: PerExpert | None = None, *, normalize: bool = True) -> Any:
+def average(
+    base_model: Source, expert_models: ExpertSources, weights: PerExpert | None = None, *, normalize: bool = True
+) -> Any:
     """Average the experts, parameter by parameter.
 
     With equal weights it is equal to task arithmetic with a scaling of 1/T. The base gives the class and all that is

@@ -20,12 +20,12 @@ from wemoe.merging.task_arithmetic import TaskRows, linear_rule
 from wemoe.merging.ties import MergeFunction, Scope, check_disjoint_merge, disjoint_rule
 from wemoe.merging.transforms import drop, seeded_generator
 from wemoe.task_vectors import check_scaling
-from wemoe.weights import Rows
+from wemoe.weights import ExpertSources, Rows, Source
 
 
 def dare_linear(
-    base_model: Any,
-    expert_models: Any,
+    base_model: Source,
+    expert_models: ExpertSources,
     density: float | PerExpert = 0.5,
     scaling: float = 0.3,
     seed: int = 0,
@@ -90,8 +90,8 @@ def dare_linear_rule(
 
 
 def dare_ties(
-    base_model: Any,
-    expert_models: Any,
+    base_model: Source,
+    expert_models: ExpertSources,
     density: float | PerExpert = 0.5,
     scaling: float = 1.0,
     merge_func: MergeFunction = "mean",

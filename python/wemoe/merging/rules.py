@@ -7,7 +7,7 @@ but never holds more of them than a few rows of each model.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from wemoe.heads import TaskHead
 from wemoe.matching import match
 from wemoe.task_vectors import check_range, is_finite, name_sources
-from wemoe.weights import Rows, Source, Weights, open_weights
+from wemoe.weights import ExpertSources, Rows, Source, Weights, open_weights
 
 Rule = Callable[[str], Tensor]  # name to merged tensor, in fp32 or better
 MergeRows = Callable[[Rows], Tensor]
@@ -122,7 +122,7 @@ class Sources:
 @contextmanager
 def open_sources(
     base: Source,
-    experts: Mapping[str, Source] | Sequence[Source],
+    experts: ExpertSources,
     device: torch.device | str | None = None,
 ) -> Iterator[Sources]:
     """Open a base and its experts; whether they fit is for `Sources.check`, or for `preflight`, to say.
@@ -172,7 +172,7 @@ class RowRule:
             out[rows].copy_(merge_rows(rows))
 
 
-def merge(base_model: Source, expert_models: Any, make_rule: Callable[[Sources], Rule]) -> Any:
+def merge(base_model: Source, expert_models: ExpertSources, make_rule: Callable[[Sources], Rule]) -> Any:
     """Merge models by a rule that is made of their sources.
 
     Returns:

@@ -12,15 +12,15 @@ from torch import Tensor
 from wemoe.merging.options import PerExpert, weights_of
 from wemoe.merging.rules import MergeRows, RowRule, Rule, Sources, exact, merge
 from wemoe.task_vectors import check_scaling
-from wemoe.weights import Rows
+from wemoe.weights import ExpertSources, Rows, Source
 
 TaskRows = Callable[[str, Rows], Tensor]  # task and rows to rows of its weighted task vector
 NO_SUM = 1e-8  # a sum of weights of less than this divides nothing, as mergekit has it
 
 
 def task_arithmetic(
-    base_model: Any,
-    expert_models: Any,
+    base_model: Source,
+    expert_models: ExpertSources,
     scaling: float = 0.3,
     *,
     weights: PerExpert | None = None,

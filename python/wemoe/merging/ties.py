@@ -27,15 +27,15 @@ from wemoe.merging.rules import MergeRows, RowRule, Rule, Sources, exact, merge
 from wemoe.merging.task_arithmetic import TaskRows
 from wemoe.merging.trimming import Trimming, norm_ratios
 from wemoe.task_vectors import check_scaling
-from wemoe.weights import Rows
+from wemoe.weights import ExpertSources, Rows, Source
 
 MergeFunction = Literal["mean", "sum"]
 Scope = Literal["model", "tensor"]
 
 
 def ties(
-    base_model: Any,
-    expert_models: Any,
+    base_model: Source,
+    expert_models: ExpertSources,
     density: float | PerExpert = 0.2,
     scaling: float = 1.0,
     merge_func: MergeFunction = "mean",
@@ -220,16 +220,16 @@ def _majority(sources: Sources, start: Callable[[str], TaskRows]) -> Callable[[]
 def _agreeing(tensors: Sequence[Tensor], majority: Callable[[], int]) -> list[Tensor]:
     """Zero the entries whose sign is not that of their sum; where it is zero, not that of the majority."""
     elected = sum_tensors(tensors).sign()
-    cancelled = elected == 0
-    if any(bool((tensor[cancelled] != 0).any()) for tensor in tensors):
-        elected = torch.where(cancelled, torch.full_like(elected, majority()), elected)
-    return [torch.where(tensor.sign() == elected, tensor, torch.zeros_like(tensor)) for tensor in tensors]
+    cancelled = (elected == 0) & (sum_tensors([tensor.abs() for tensor in tensors]) != 0)
+    if bool(cancelled.any()):
+        elected = elected + cancelled * majority()
+    return [tensor * (tensor.sign() * elected).clamp_(min=0) for tensor in tensors]
 
 
 def _total_weight(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     """Return, entry by entry, the sum of the weights of the tensors that are not zero there; 1 where it is zero."""
-    total = sum_tensors([weight * (tensor != 0).to(tensor) for tensor, weight in zip(tensors, weights, strict=True)])
-    return torch.where(total == 0, torch.ones_like(total), total)
+    total = sum_tensors([tensor.sign().abs_() * weight for tensor, weight in zip(tensors, weights, strict=True)])
+    return total + (total == 0)
 
 
 def _sum_of_signs(total: Tensor) -> int:
