@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import CLIPConfig, CLIPModel
 
 import wemoe
 from headed import backbone, headed_experts, inputs_for, routed_backbone
@@ -240,15 +241,13 @@ def test_damaged_task_vectors_are_refused(tmp_path, edit, message):
 
 
 def test_a_shared_router_needs_blocks_of_one_width(monkeypatch):
-    wide = wemoe_clip(text_width=32)
+    wide = clip_of(text_width=32)
     monkeypatch.setattr("wemoe.upcycling.task_arithmetic", lambda *_: pytest.fail("no work before the check"))
     with pytest.raises(ValueError, match=r"share_router needs blocks of one width; found 32 in 'text.*' and 16 in 'v"):
         wemoe.upcycle(wide, experts_of(wide), method="e_wemoe")
 
 
-def wemoe_clip(text_width):
-    from transformers import CLIPConfig, CLIPModel
-
+def clip_of(text_width):
     text = CLIP_TEXT | {"hidden_size": text_width}
     return CLIPModel(CLIPConfig(text_config=text, vision_config=tiny_clip().config.to_dict(), projection_dim=8)).eval()
 

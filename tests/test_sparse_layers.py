@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from wemoe.layers import RoutedLinear
 from wemoe.merging.transforms import prune
@@ -205,6 +206,25 @@ def test_a_task_vector_out_of_range_is_refused():
     experts[1].weight.data[3, 4] = 1e6
     with pytest.raises(ValueError, match="task vectors in float16 must be within"):
         SparseRoutedLinear.from_linears(base, experts, partial(prune, ratio=0.9), torch.float16)
+
+
+@pytest.mark.parametrize("kind", [lambda: nn.Linear(1, 16), lambda: Conv1D(16, D), lambda: nn.Linear(D, 24)])
+def test_it_shares_no_memory_with_what_it_was_made_of(kind):
+    base, expert = kind(), kind()
+    layer = SparseRoutedLinear.from_linears(base, [expert], partial(prune, ratio=0.5))
+    before = copy.deepcopy(layer.state_dict())
+    for parameter in (*base.parameters(), *expert.parameters()):
+        parameter.data.fill_(7.0)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in layer.state_dict().items())
+
+
+def test_a_layer_without_memory_is_filled_by_a_state_dict():
+    layer, _ = sparse_and_dense(24)
+    hollow = copy.deepcopy(layer).to("meta")
+    hollow.load_state_dict({"bias": layer.bias}, strict=False, assign=True)
+    hollow.load_state_dict(layer.state_dict(), assign=True)
+    x, routing_weights = torch.randn(B, N, D), torch.randn(B, T)
+    assert torch.equal(hollow(x, routing_weights), layer(x, routing_weights))
 
 
 def test_an_expert_that_is_the_base_takes_nothing_but_masks():

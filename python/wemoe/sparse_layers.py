@@ -100,13 +100,14 @@ class SparseRoutedLinear(PackedLinear):
         Raises:
             ValueError: a task vector is beyond the range of `task_vector_dtype`.
         """
-        weight, bias = _filled_up(weight_of(base).detach(), dim=0), base.bias
+        weight, bias = weight_of(base), base.bias
         size = (*linear_sizes(base), len(experts))
         layer = cls(*size, bias is not None, weight.dtype, weight.device, task_vector_dtype)
-        dense = layer.values.new_zeros(layer.num_tasks, *weight.shape)
+        own = _filled_up(layer.weight.data.copy_(weight.detach()), dim=0)
+        dense = layer.values.new_zeros(layer.num_tasks, *own.shape)
         tuned = [weight_of(expert) for expert in experts]
-        _stack_pruned(weight_of(base), tuned, prune, out=dense[:, : layer.out_features])
-        layer.weight.data, sparse = pack_sparse_task_vectors(weight, dense)
+        _stack_pruned(weight, tuned, prune, out=dense[:, : layer.out_features])
+        layer.weight.data, sparse = pack_sparse_task_vectors(own, dense)
         layer.masks.data, layer.values.data, layer.offsets.data = sparse.masks.view(torch.uint8), *sparse[1:]
         if layer.bias is not None and layer.task_biases is not None:
             layer.bias.data.copy_(bias.detach())
@@ -188,8 +189,8 @@ class SparseRoutedLinear(PackedLinear):
         error_msgs: list[str],
     ) -> None:
         masks, values, offsets = (state_dict.get(f"{prefix}{name}", getattr(self, name)) for name in SPARSE)
-        sharded = isinstance(self.values, DTensor)  # these keep their number
-        if not sharded and (masks.shape, offsets.shape) == (self.masks.shape, self.offsets.shape):
+        whole = not any(isinstance(tensor, DTensor) or tensor.is_meta for tensor in (masks, values, offsets))
+        if whole and (masks.shape, offsets.shape) == (self.masks.shape, self.offsets.shape):
             try:
                 check_sparse_task_vectors(SparseTaskVectors(masks.to(torch.uint8).view(torch.int16), values, offsets))
             except ValueError as error:
