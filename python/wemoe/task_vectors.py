@@ -197,7 +197,7 @@ def _check_finite(label: str, state: Mapping[str, Tensor]) -> None:
 
 def is_finite(tensor: Tensor) -> bool:
     """Whether no number is NaN or infinite; unlike `isfinite`, this makes no tensor of the same size."""
-    return tensor.numel() == 0 or all(bool(extreme.isfinite()) for extreme in tensor.aminmax())
+    return tensor.numel() == 0 or all(math.isfinite(extreme.item()) for extreme in tensor.aminmax())
 
 
 def _listed(names: Sequence[str], most: int = 5) -> str:
