@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch import nn
 from transformers import BertForSequenceClassification
 
 from models import VOCABULARY, experts_of, tiny_bert
 from tiny_families import FAMILIES
+from wemoe.merge_config import parse_config
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
@@ -35,6 +37,7 @@ def readers_own():
         "heads": {task: nn.Linear(16, 3).requires_grad_(False) for task in experts},
         "streams": {task: [batch() for _ in range(3)] for task in experts},
         "test_batches": {task: [(batch(), torch.randint(0, 3, (4,)))] for task in experts},
+        "validation_batches": {task: [(batch(), torch.randint(0, 3, (4,)))] for task in experts},
         "batch": batch(),
     }
 
@@ -44,6 +47,13 @@ def test_the_readmes_python_runs(readers_own, tmp_path, monkeypatch, capsys):
     assert len(BLOCKS) >= 3
     for block in BLOCKS:
         exec(compile(block, "README.md", "exec"), readers_own)
+
+
+def test_the_readmes_configuration_is_right():
+    (block,) = re.findall(r"^```yaml\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+    config = parse_config(yaml.safe_load(block))
+    assert config.merge_method == "wemoe"
+    assert config.experts.keys() == config.tasks.keys() == {"movies", "news"}
 
 
 def test_the_diff_shows_what_exists():
