@@ -106,7 +106,7 @@ ROWS: Mapping[str, Row] = {
         per="layer",
         density=0.2,
     ),
-    **_learned("wemoe_depth0", "WEMoE, depth 0", making.routed, _rates(1e-2, 1e-3, 1e-3), router_hidden_layers=0),
+    **_learned("wemoe_depth0", "WEMoE, depth 0", making.routed, _rates(3e-2, 1e-3, 1e-3), router_hidden_layers=0),
     **_learned("wemoe_depth1", "WEMoE, depth 1", making.routed, {"match": 5e-3}, router_hidden_layers=1),
     **_learned("wemoe", "WEMoE", making.routed, _rates(5e-3, 1e-4, 1e-4), router_hidden_layers=2),
     **_learned(
