@@ -6,7 +6,6 @@ import pickle
 import pytest
 import torch
 from torch import nn
-from transformers import BertForSequenceClassification
 
 import wemoe
 from models import BASES, VOCABULARY, experts_of, fine_tuned, inputs_of, randomised, tiny_bert
@@ -176,24 +175,17 @@ def test_arguments_out_of_range_are_named(arguments, message):
         wemoe.upcycle(base, experts_of(base), **arguments)
 
 
-def test_experts_with_heads_are_refused_by_name():
-    """Static methods merge the backbones of headed experts; a routed model is made of models that are like the base."""
-    base = tiny_bert()
-    with pytest.raises(
-        ValueError, match=r"expert_models\['x'\] must have the parameters of base_model; missing: 'embed"
-    ):
-        wemoe.upcycle(base, {"x": BertForSequenceClassification(base.config)})
-
-
 def test_no_expert_is_refused():
     with pytest.raises(ValueError, match=r"at least one expert \(T >= 1\); found none"):
         wemoe.upcycle(tiny_bert(), {})
 
 
-def test_names_and_routed_models_are_no_base():
-    with pytest.raises(TypeError, match=r"must be a torch\.nn\.Module; found str"):
-        wemoe.upcycle("bert", [tiny_bert()])
+def test_tensors_alone_and_routed_models_are_no_base():
     base = tiny_bert()
-    model = wemoe.upcycle(base, [fine_tuned(base, 1)])
+    experts = [fine_tuned(base, 1)]
+    with pytest.raises(TypeError, match="base_model must be a module or a checkpoint's folder, for its class; found"):
+        wemoe.upcycle(base.state_dict(), experts)
+    with pytest.raises(TypeError, match=r"base_model must be a module, a state dict or .*; found int"):
+        wemoe.upcycle(3, experts)
     with pytest.raises(TypeError, match="found one that is upcycled already"):
-        wemoe.upcycle(model, [fine_tuned(base, 1)])
+        wemoe.upcycle(wemoe.upcycle(base, experts), experts)

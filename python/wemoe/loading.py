@@ -21,10 +21,10 @@ from wemoe.config import check_dtype
 from wemoe.device_maps import Device, DeviceMap, device_of, dispatch, resolve
 from wemoe.footprint import measure, readable
 from wemoe.packed_layers import PackedLinear
-from wemoe.repositories import locate
+from wemoe.repositories import GENERATION_FILE, locate
 from wemoe.routed_classes import RoutedModel, RoutedModule
 from wemoe.safe_tensors import StoredTensors
-from wemoe.saving import GENERATION_FILE, WEIGHTS_GLOB
+from wemoe.saving import WEIGHTS_GLOB
 from wemoe.skeletons import skeleton_of, without_weights
 from wemoe.sparse_layers import SparseRoutedLinear
 from wemoe.task_vectors import check_range

@@ -25,12 +25,12 @@ from wemoe.merged_card import merged_card_text
 from wemoe.merging.rules import Rule, Sources, fill
 from wemoe.model_card import CARD_FILE, may_write_card
 from wemoe.provenance import provenance_of_weights
+from wemoe.repositories import GENERATION_FILE
 from wemoe.shards import Stored, write_shards
 from wemoe.stored_weights import SHARDS, skeleton_of_config
 from wemoe.weights import module_weights
 
 WEIGHTS_GLOB = "model*.safetensors*"
-GENERATION_FILE = "generation_config.json"
 CARRIED = (  # what a base's folder holds beside weights and configuration that a merged model needs too
     "tokenizer*",
     "vocab*",

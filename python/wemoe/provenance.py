@@ -77,11 +77,11 @@ class _ReadState(Mapping[str, Tensor]):
         return self._weights.read(self._weights.aliases.get(name, name))
 
     def __iter__(self) -> Iterator[str]:
-        yield from self._weights.contents
+        yield from self._weights.contents.keys() - self._weights.unknown
         yield from self._weights.aliases
 
     def __len__(self) -> int:
-        return len(self._weights.contents) + len(self._weights.aliases)
+        return sum(1 for _ in self)
 
 
 def _source(model: nn.Module) -> Source:

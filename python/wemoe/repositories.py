@@ -9,6 +9,8 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # it is in their documentation
 
+GENERATION_FILE = "generation_config.json"
+
 
 def locate(
     name: str | os.PathLike[str],

@@ -29,6 +29,7 @@ from wemoe.heads import HEADS_FILE, Heads, task_heads, write_heads
 from wemoe.model_card import CARD_FILE, card_text, may_write_card
 from wemoe.packed_layers import PackedLinear
 from wemoe.provenance import public_name
+from wemoe.repositories import GENERATION_FILE
 from wemoe.shards import Stored, write_shards
 from wemoe.tensor_slots import Slot, find_shared, find_slots
 
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 MODEL_TYPE = "wemoe"
 WEIGHTS_PATTERN = "wemoe{suffix}.safetensors"
 WEIGHTS_GLOB = "wemoe*.safetensors*"
-GENERATION_FILE = "generation_config.json"
 
 
 def save(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import os
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
-from typing import TypeVar, cast
+from typing import cast
 
 import torch
 from torch import nn
@@ -16,11 +18,15 @@ from transformers import PreTrainedModel
 from wemoe.config import RoutingConfig, check_dtype
 from wemoe.footprint import measure, readable
 from wemoe.layers import RoutedLinear, RoutedMap, RoutedMLP
-from wemoe.merging import task_arithmetic, transforms
-from wemoe.mlps import LinearMap, MLPParts, linear_sizes, parts_at
+from wemoe.matching import Problem
+from wemoe.merging import transforms
+from wemoe.merging.rules import Sources, merged_copy, open_sources
+from wemoe.merging.running import base_module, expert_part
+from wemoe.merging.task_arithmetic import task_arithmetic_rule
+from wemoe.mlps import LinearMap, MLPParts, MLPSlots, linear_sizes, parts_at
 from wemoe.models import Family, find_blocks
 from wemoe.models.blocks import takes_attention_mask, unknown_families
-from wemoe.provenance import provenance_of
+from wemoe.provenance import provenance_of_weights
 from wemoe.routed_classes import RoutedBlock, RoutedCausalModel, RoutedModel, RoutedModule
 from wemoe.routed_methods import choose, kept_entries
 from wemoe.router_sharing import Routers
@@ -28,14 +34,12 @@ from wemoe.routers import Router
 from wemoe.skeletons import skeleton_of, without_weights
 from wemoe.sparse_layers import SparseRoutedLinear
 from wemoe.specialising import specialise
-from wemoe.task_vectors import Experts, check_same_tensors, name_experts
-
-Model = TypeVar("Model", bound=nn.Module)
+from wemoe.weights import ExpertSources
 
 
 def upcycle(
-    base_model: Model,
-    expert_models: Experts[Model],
+    base_model: nn.Module | str | os.PathLike[str],
+    expert_models: ExpertSources,
     *,
     method: str = "wemoe",
     init_lambda: float = 0.3,
@@ -61,8 +65,13 @@ def upcycle(
 
     Args:
         base_model: a Hugging Face model, or any module whose blocks stand in a list of layers; untouched. Families
-            with descriptions are in `wemoe.models.FAMILIES`, other blocks are found by structure.
-        expert_models: T models fine-tuned from it, of its class: a sequence or a mapping from task name; untouched.
+            with descriptions are in `wemoe.models.FAMILIES`, other blocks are found by structure. Or where a
+            checkpoint is, a folder or a repository, which is loaded with the class in its configuration.
+        expert_models: T models fine-tuned from it, a sequence or a mapping from task name, each a module, a state
+            dict, or where a checkpoint or a LoRA adapter is; untouched. Of those in files, one block of each is in
+            memory at a time. Heads that they have beside the base's backbone are left out (`wemoe.with_head` and
+            `save_pretrained` take them); a base with a head of its own is upcycled as its backbone where the experts
+            have other heads.
         method: `wemoe`, a router for every MLP and whole task vectors, or `e_wemoe`, a shared router and task vectors
             pruned by 0.9; what the two mean for the arguments that are None.
         init_lambda: scaling of the statically merged rest, and the routing weight that every task starts near.
@@ -81,52 +90,58 @@ def upcycle(
         progress: whether to show a progress bar, with what the model will take in memory.
 
     Returns:
-        A new model of the base's own class, in evaluation mode where the base is; only its routers require
-        gradients.
+        A new model of the base's own class, in evaluation mode where the base is, and from files; only its routers
+        require gradients.
 
     Raises:
-        TypeError: the base is no module or one that is upcycled already, or `expert_models` is no sequence or
-            mapping of modules.
-        ValueError: there is no expert, an expert does not fit the base, the base has no MLP that can be routed, or
-            another argument is out of its range.
+        FileNotFoundError, ImportError: a source cannot be opened.
+        TypeError: the base is neither a module nor a checkpoint, or is upcycled already, or `expert_models` is no
+            sequence or mapping of sources.
+        ValueError: there is no expert, an expert does not fit the base, the base has no MLP that can be routed, a
+            tensor is not finite, a file is damaged, or another argument is out of its range.
     """
     check_dtype("task_vector_dtype", task_vector_dtype)
-    if not isinstance(base_model, nn.Module):
-        raise TypeError(f"base_model must be a torch.nn.Module; found {type(base_model).__name__}")
     if isinstance(base_model, RoutedModule):
         raise TypeError("base_model must be a plain model; found one that is upcycled already")
     chosen = choose(method, share_router, prune_ratio, position_encoding)
     chosen.check(router_hidden_layers)
-    experts = name_experts(expert_models)
-    blocks = find_blocks(base_model, () if family is None else (family,))
-    config = RoutingConfig(
-        method=method,  # type: ignore[arg-type]  # checked above
-        **asdict(chosen),
-        base_class=type(base_model).__name__,
-        absent=absent_children(base_model),
-        tasks=tuple(experts),
-        init_lambda=init_lambda,
-        router_hidden_layers=router_hidden_layers,  # type: ignore[arg-type]  # checked here, by pydantic
-        batch_reduce=batch_reduce,
-        families=unknown_families(blocks),
-    )
-    _warn_of_unread_masks(base_model, blocks)
-    skeleton = skeleton_after_upcycling(base_model, config, task_vector_dtype)  # refuses what does not fit before work
-    title = f"upcycle ({readable(measure(skeleton).total)})" if progress else None
-    check_same_tensors(base_model, experts)
-    model = task_arithmetic(base_model, experts, init_lambda)
-    config = config.model_copy(update={"provenance": provenance_of(base_model, experts)})
-    prune = partial(transforms.prune, ratio=chosen.prune_ratio) if chosen.prune_ratio else None
-    routers = Routers(config)
-    for path, described in tqdm(blocks.items(), desc=title, disable=title is None):
-        sources = (source.get_submodule(path) for source in (base_model, *experts.values()))
-        base, *tuned = (parts_at(block, described.mlp) for block in sources)
-        block = model.get_submodule(path)
-        router, position = routers.next(path, base)
-        routed = RoutedMLP.from_parts(
-            base, tuned, router, batch_reduce, _is_batch_first(block), task_vector_dtype, prune, position
+    with open_sources(base_model, expert_models) as sources:
+        base = base_module(base_model, sources)
+        blocks = find_blocks(base, () if family is None else (family,))
+        config = RoutingConfig(
+            method=method,  # type: ignore[arg-type]  # checked above
+            **asdict(chosen),
+            base_class=type(base).__name__,
+            absent=absent_children(base),
+            tasks=tuple(sources.experts),
+            init_lambda=init_lambda,
+            router_hidden_layers=router_hidden_layers,  # type: ignore[arg-type]  # checked here, by pydantic
+            batch_reduce=batch_reduce,
+            families=unknown_families(blocks),
         )
-        _install(block, path, described, routed)
+        _check_blocks(sources, blocks)
+        _warn_of_unread_masks(base, blocks)
+        skeleton = skeleton_after_upcycling(base, config, task_vector_dtype)  # refuses what does not fit before work
+        title = f"upcycle ({readable(measure(skeleton).total)})" if progress else None
+        model = merged_copy(base, sources, task_arithmetic_rule(sources, scaling=init_lambda))
+        provenance = provenance_of_weights(sources.base, sources.experts)
+        config = config.model_copy(update={"provenance": provenance})
+        prune = partial(transforms.prune, ratio=chosen.prune_ratio) if chosen.prune_ratio else None
+        routers = Routers(config)
+        for path, described in tqdm(blocks.items(), desc=title, disable=title is None):
+            block, own = model.get_submodule(path), parts_at(base.get_submodule(path), described.mlp)
+            router, position = routers.next(path, own)
+            routed = RoutedMLP.from_parts(
+                own,
+                [_expert_parts(base, sources, task, path, described.mlp) for task in sources.experts],
+                router,
+                batch_reduce,
+                _is_batch_first(block),
+                task_vector_dtype,
+                prune,
+                position,
+            )
+            _install(block, path, described, routed)
     return _finish(model, config)
 
 
@@ -161,6 +176,27 @@ def absent_children(model: nn.Module) -> tuple[str, ...]:
     with without_weights():
         whole = type(model)(copy.deepcopy(model.config))
     return tuple(name for name, _ in whole.named_children() if getattr(model, name, None) is None)
+
+
+def _check_blocks(sources: Sources, blocks: Mapping[str, Family]) -> None:
+    """Check that experts have the blocks that are routed: the base may have parts that none of them has."""
+    routed = tuple(f"{path}." for path in blocks)
+    for task, found in sources.matching.experts.items():
+        missing = tuple(repr(name) for name in sources.matching.base if name not in found and name.startswith(routed))
+        if missing:
+            rule = "have the blocks of base_model that are routed"
+            raise ValueError(Problem(sources.experts[task].label, rule, (("missing: ", missing),)).text())
+
+
+def _expert_parts(base: nn.Module, sources: Sources, task: str, path: str, slots: MLPSlots) -> MLPParts:
+    """Read the linear maps of the MLP in one block of an expert; its activation is the base's."""
+
+    def linear(slot: str) -> LinearMap:
+        return cast("LinearMap", expert_part(base, sources, task, f"{path}.{slot}"))
+
+    activation = parts_at(base.get_submodule(path), slots).activation
+    gate = None if slots.gate is None else linear(slots.gate)
+    return MLPParts(linear(slots.up), activation, linear(slots.down), gate)
 
 
 def _empty_routed_mlp(

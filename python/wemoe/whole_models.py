@@ -20,8 +20,9 @@ from wemoe.merged_folders import carry_over
 from wemoe.merging.rules import Sources
 from wemoe.model_card import CARD_FILE, card_text, may_write_card
 from wemoe.provenance import provenance_of_weights
+from wemoe.repositories import GENERATION_FILE
 from wemoe.routed_classes import RoutedModule
-from wemoe.saving import GENERATION_FILE, WEIGHTS_GLOB, as_written
+from wemoe.saving import WEIGHTS_GLOB, as_written
 
 STALE = (WEIGHTS_GLOB, PLAIN_WEIGHTS_GLOB, HEADS_FILE, GENERATION_FILE)  # of an earlier model in the same folder
 

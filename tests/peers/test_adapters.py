@@ -56,6 +56,16 @@ def test_an_adapter_is_the_expert_that_peft_makes_of_it(peft, base, tmp_path):
         assert all(torch.equal(tensor, expected[name]) for name, tensor in state.items())
 
 
+def test_adapters_are_upcycled_as_the_models_that_peft_makes_of_them(peft, base, tmp_path):
+    tuned = {task: adapter(peft, base, tmp_path / task, seed) for seed, task in enumerate("xy")}
+    found, expected = (
+        wemoe.upcycle(base, experts, router_hidden_layers=0).state_dict()
+        for experts in ({task: tmp_path / task for task in tuned}, tuned)
+    )
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
+
+
 def test_adapters_and_models_are_merged_alike(peft, base, tmp_path):
     tuned = [adapter(peft, base, tmp_path / task, seed) for seed, task in enumerate("xy")]
     expected = wemoe.task_arithmetic(base.state_dict(), tuned)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from wemoe.merging.average import average_rule
 from wemoe.merging.grams import Gram, collecting_grams, linear_weights
-from wemoe.merging.rules import Sources, open_sources
+from wemoe.merging.rules import Sources, merged_copy, open_sources
 from wemoe.merging.running import base_module, expert_module
 from wemoe.predictions import Batch, Predict, check_batches, count_samples, to_device
 from wemoe.task_vectors import Model, with_tensors
@@ -72,8 +72,7 @@ def regmean(
     with open_sources(base_model, expert_models) as sources:
         check_batches(batches, sources.experts, examples)
         base = base_module(base_model, sources)
-        rule = average_rule(sources)
-        averaged = with_tensors(base, ((name, rule(name)) for name in sources.names))
+        averaged = merged_copy(base, sources, average_rule(sources))
         maps = _Maps(averaged, sources)
         for task in sources.experts:
             maps.add(task, _collect(expert_module(base, sources, task), batches[task], predict, task, examples), alpha)

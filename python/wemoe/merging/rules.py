@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from wemoe.matching import match
 from wemoe.task_vectors import check_range, is_finite, name_sources
 from wemoe.weights import ExpertSources, Rows, Source, Weights, open_weights
 
+Model = TypeVar("Model", bound=nn.Module)
 Rule = Callable[[str], Tensor]  # name to merged tensor, in fp32 or better
 MergeRows = Callable[[Rows], Tensor]
 PIECE = 2**16  # elements that are merged at a time
@@ -97,7 +98,7 @@ class Sources:
             ValueError: it holds NaN or infinity.
         """
         tensor = _read(self.experts[task], self.matching.experts[task][name], rows)
-        return tensor.to(self.base_tensor(name, rows).device)
+        return tensor.to(self.device_of(name))
 
     def task_vector(self, task: str, name: str, rows: Rows = ...) -> Tensor:
         """Return theta_t - theta_0 for one tensor, or some rows of it, in fp32 or better.
@@ -181,10 +182,9 @@ def merge(base_model: Source, expert_models: ExpertSources, make_rule: Callable[
     """
     with open_sources(base_model, expert_models) as sources:
         rule = make_rule(sources)
-        with torch.no_grad():
-            if isinstance(base_model, nn.Module):
-                return _merged_module(base_model, sources, rule)
-            return _merged_state(sources, rule)
+        if isinstance(base_model, nn.Module):
+            return merged_copy(merged_part(base_model, sources), sources, rule)
+        return _merged_state(sources, rule)
 
 
 def exact(tensor: Tensor) -> Tensor:
@@ -192,16 +192,28 @@ def exact(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-def _merged_module(base_model: nn.Module, sources: Sources, rule: Rule) -> nn.Module:
+def merged_part(base_model: nn.Module, sources: Sources) -> nn.Module:
+    """Return what is merged of a base: all of it, or its backbone alone."""
     if sources.matching.prefix and isinstance(base_model, PreTrainedModel):
-        base_model = base_model.base_model
-    model = copy.deepcopy(base_model)
+        return base_model.base_model
+    return base_model
+
+
+@torch.no_grad()
+def merged_copy(base: Model, sources: Sources, rule: Rule) -> Model:
+    """Copy what is merged of a base, and write into the copy what a rule gives, one tensor after the other.
+
+    Raises:
+        ValueError: as `fill`.
+    """
+    model = copy.deepcopy(base)
     state = model.state_dict()
     for name in sources.names:
         fill(rule, name, state[name])
     return model
 
 
+@torch.no_grad()
 def _merged_state(sources: Sources, rule: Rule) -> dict[str, Tensor]:
     matching, merged = sources.matching, frozenset(sources.names)
     state: dict[str, Tensor] = {}

@@ -6,9 +6,10 @@ import os
 from typing import TypeVar, cast
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
-from wemoe.merging.rules import Sources
+from wemoe.merging.rules import Sources, merged_part
+from wemoe.repositories import GENERATION_FILE
 from wemoe.skeletons import skeleton_of
 from wemoe.stored_weights import skeleton_in
 from wemoe.tensor_slots import Slot, find_slots
@@ -31,21 +32,22 @@ def base_module(base_model: Model | str | os.PathLike[str], sources: Sources) ->
     """
     sources.check()
     if isinstance(base_model, nn.Module):
-        return cast("Model", _merged_part(base_model, sources))
+        return cast("Model", merged_part(base_model, sources))
     folder = sources.base.folder
     if folder is None:
-        raise TypeError(
-            "base_model must be a module or a checkpoint's folder where experts are run; found tensors only"
-        )
+        raise TypeError("base_model must be a module or a checkpoint's folder, for its class; found tensors only")
     skeleton = skeleton_in(folder)
     if skeleton is None:
         raise ValueError(
             f"base_model must name a class of transformers in its config.json; found none in {str(folder)!r}"
         )
-    model = _merged_part(skeleton, sources).eval()
+    model = cast("PreTrainedModel", merged_part(skeleton, sources).eval())
     for slot in find_slots(model):
         if slot.persistent:
             slot.fill(_of_base(slot, sources))
+    model.config._name_or_path = str(base_model)
+    if model.can_generate() and (folder / GENERATION_FILE).is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
     return cast("Model", model)
 
 
@@ -62,11 +64,14 @@ def expert_module(base: Model, sources: Sources, task: str) -> Model:
     Raises:
         ValueError: a tensor holds NaN or infinity.
     """
-    return cast("Model", expert_part(base, sources, task, ""))
+    model = expert_part(base, sources, task, "")
+    for own, slot in zip(find_slots(base), find_slots(model), strict=True):
+        slot.fill(slot.tensor.detach().to(own.tensor))
+    return cast("Model", model)
 
 
 def expert_part(base: nn.Module, sources: Sources, task: str, path: str) -> nn.Module:
-    """Return one module of an expert, at a path in the base, as `expert_module` returns all of it.
+    """Return one module of an expert, at a path in the base, as `expert_module` does but in the expert's own dtypes.
 
     Raises:
         AttributeError: the base has no module at that path.
@@ -77,7 +82,7 @@ def expert_part(base: nn.Module, sources: Sources, task: str, path: str) -> nn.M
     prefix = f"{path}." if path else ""
     for own, slot in zip(find_slots(part), find_slots(copied), strict=True):
         name = _name_of(slot, prefix, sources, task)
-        tensor = own.tensor.detach() if name is None else _like(own.tensor, sources.expert_tensor(task, name))
+        tensor = own.tensor.detach() if name is None else sources.expert_tensor(task, name)
         if isinstance(own.tensor, nn.Parameter):
             slot.fill(tensor)
         elif name is not None:
@@ -92,18 +97,8 @@ def _name_of(slot: Slot, prefix: str, sources: Sources, task: str) -> str | None
     return next((name for name in names if name in known), None)
 
 
-def _merged_part(model: nn.Module, sources: Sources) -> nn.Module:
-    if sources.matching.prefix and isinstance(model, PreTrainedModel):
-        return model.base_model
-    return model
-
-
 def _of_base(slot: Slot, sources: Sources) -> Tensor:
     name = next((name for name in slot.names if name in sources.matching.base), None)
     if name is None:
         raise ValueError(f"base_model must hold every tensor of its model; missing: {slot.names[0]!r}")
     return sources.base_tensor(name)
-
-
-def _like(tensor: Tensor, other: Tensor) -> Tensor:
-    return other.to(device=tensor.device, dtype=tensor.dtype)
