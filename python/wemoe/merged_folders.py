@@ -24,7 +24,7 @@ from wemoe.heads import HEADS_FILE, write_heads
 from wemoe.merged_card import merged_card_text
 from wemoe.merging.rules import Rule, Sources, fill
 from wemoe.model_card import CARD_FILE, may_write_card
-from wemoe.provenance import provenance_of_weights
+from wemoe.provenance import provenance_of
 from wemoe.repositories import GENERATION_FILE
 from wemoe.shards import Stored, write_shards
 from wemoe.stored_weights import SHARDS, skeleton_of_config
@@ -100,7 +100,7 @@ def write_merged(
         carry_over(sources.base.folder, staging, CARRIED if sources.matching.prefix else (*CARRIED, GENERATION_FILE))
         if writes_card:
             model_class = config["architectures"][0] if config is not None else None
-            provenance = provenance_of_weights(sources.base, sources.experts)
+            provenance = provenance_of(sources.base, sources.experts)
             text = merged_card_text(model_class, provenance, recipe, metrics, heads, left_out)
             (staging / CARD_FILE).write_text(text, encoding="utf-8")
 

@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from wemoe.config import Provenance, Source
 
 if TYPE_CHECKING:
     from wemoe.weights import Weights
 
-Model = TypeVar("Model")
+PIECE = 2**22  # elements that are hashed at a time
 
 
-def provenance_of(base_model: nn.Module, experts: Mapping[str, nn.Module]) -> Provenance:
-    """Name and hash a base and its experts; several are hashed at a time.
+def provenance_of(base: Weights, experts: Mapping[str, Weights]) -> Provenance:
+    """Name and hash a base and its experts; several are hashed at a time, a few rows of a tensor of each.
 
-    An expert that was fine-tuned from a copy of the base and never saved still bears the base's name: it has none.
+    The hash of a checkpoint is that of the state dict of the model that is loaded from it. An expert that was
+    fine-tuned from a copy of the base and never saved still bears the base's name: it has none.
     """
-    return _provenance(_source, base_model, experts)
-
-
-def provenance_of_weights(base: Weights, experts: Mapping[str, Weights]) -> Provenance:
-    """Name and hash weights as they are read; the hash is that of the state dict of the model that has them."""
-    return _provenance(_source_of_weights, base, experts)
+    with ThreadPoolExecutor(max_workers=torch.get_num_threads()) as pool:
+        made_of, *tuned = pool.map(_source, (base, *experts.values()))
+    own = [source.model_copy(update={"name": None}) if source.name == made_of.name else source for source in tuned]
+    return Provenance(base=made_of, experts=dict(zip(experts, own, strict=True)))
 
 
 def sha256_of_state(state: Mapping[str, Tensor]) -> str:
@@ -37,12 +36,7 @@ def sha256_of_state(state: Mapping[str, Tensor]) -> str:
 
     No more than one tensor is copied at a time, and only one that is on another device or not contiguous.
     """
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return _sha256((name, state[name], [state[name]]) for name in sorted(state))
 
 
 def public_name(name_or_path: str | None) -> str | None:
@@ -56,34 +50,21 @@ def public_name(name_or_path: str | None) -> str | None:
     return name_or_path
 
 
-def _provenance(describe: Callable[[Model], Source], base_model: Model, experts: Mapping[str, Model]) -> Provenance:
-    with ThreadPoolExecutor(max_workers=torch.get_num_threads()) as pool:
-        base, *tuned = pool.map(describe, (base_model, *experts.values()))
-    own = [source.model_copy(update={"name": None}) if source.name == base.name else source for source in tuned]
-    return Provenance(base=base, experts=dict(zip(experts, own, strict=True)))
+def _source(weights: Weights) -> Source:
+    names = {name: name for name in weights.contents if name not in weights.unknown} | dict(weights.aliases)
+    tensors = ((name, weights.contents[own], _pieces(weights, own)) for name, own in sorted(names.items()))
+    return Source(name=weights.name, sha256=_sha256(tensors))
 
 
-def _source_of_weights(weights: Weights) -> Source:
-    return Source(name=weights.name, sha256=sha256_of_state(_ReadState(weights)))
+def _pieces(weights: Weights, name: str) -> Iterator[Tensor]:
+    return (weights.read(name, rows) for rows in weights.rows(name, PIECE))
 
 
-class _ReadState(Mapping[str, Tensor]):
-    """A state dict whose tensors are read when they are asked for, under all their names."""
-
-    def __init__(self, weights: Weights) -> None:
-        self._weights = weights
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._weights.read(self._weights.aliases.get(name, name))
-
-    def __iter__(self) -> Iterator[str]:
-        yield from self._weights.contents.keys() - self._weights.unknown
-        yield from self._weights.aliases
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-
-def _source(model: nn.Module) -> Source:
-    name = getattr(getattr(model, "config", None), "_name_or_path", None)
-    return Source(name=public_name(name), sha256=sha256_of_state(model.state_dict()))
+def _sha256(tensors: Iterable[tuple[str, Tensor, Iterable[Tensor]]]) -> str:
+    """Hash tensors by name, of each its pieces, in the order that they come in."""
+    digest = hashlib.sha256()
+    for name, tensor, pieces in tensors:
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        for piece in pieces:
+            digest.update(piece.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -26,7 +26,7 @@ from wemoe.merging.task_arithmetic import task_arithmetic_rule
 from wemoe.mlps import LinearMap, MLPParts, MLPSlots, linear_sizes, parts_at
 from wemoe.models import Family, find_blocks
 from wemoe.models.blocks import takes_attention_mask, unknown_families
-from wemoe.provenance import provenance_of_weights
+from wemoe.provenance import provenance_of
 from wemoe.routed_classes import RoutedBlock, RoutedCausalModel, RoutedModel, RoutedModule
 from wemoe.routed_methods import choose, kept_entries
 from wemoe.router_sharing import Routers
@@ -124,7 +124,7 @@ def upcycle(
         skeleton = skeleton_after_upcycling(base, config, task_vector_dtype)  # refuses what does not fit before work
         title = f"upcycle ({readable(measure(skeleton).total)})" if progress else None
         model = merged_copy(base, sources, task_arithmetic_rule(sources, scaling=init_lambda))
-        provenance = provenance_of_weights(sources.base, sources.experts)
+        provenance = provenance_of(sources.base, sources.experts)
         config = config.model_copy(update={"provenance": provenance})
         prune = partial(transforms.prune, ratio=chosen.prune_ratio) if chosen.prune_ratio else None
         routers = Routers(config)

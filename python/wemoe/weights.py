@@ -86,6 +86,16 @@ class Weights(ABC):
             ValueError: the file that holds it is damaged.
         """
 
+    def rows(self, name: str, elements: int) -> Iterator[Rows]:
+        """Yield the rows of a tensor, from the first to the last, about so many elements at a time."""
+        hollow = self.contents[name]
+        if hollow.dim() == 0 or hollow.numel() == 0:
+            yield ...
+            return
+        step = max(1, elements * len(hollow) // hollow.numel())
+        for start in range(0, len(hollow), step):
+            yield slice(start, min(start + step, len(hollow)))
+
     def names_of(self, name: str) -> list[str]:
         """Return every name of a tensor, the one in `contents` first."""
         return [name, *(alias for alias, first in self.aliases.items() if first == name)]

@@ -19,7 +19,7 @@ from wemoe.merged_folders import WEIGHTS_GLOB as PLAIN_WEIGHTS_GLOB
 from wemoe.merged_folders import carry_over
 from wemoe.merging.rules import Sources
 from wemoe.model_card import CARD_FILE, card_text, may_write_card
-from wemoe.provenance import provenance_of_weights
+from wemoe.provenance import provenance_of
 from wemoe.repositories import GENERATION_FILE
 from wemoe.routed_classes import RoutedModule
 from wemoe.saving import WEIGHTS_GLOB, as_written
@@ -81,7 +81,7 @@ def write_plain(
         TypeError, ValueError: `heads` do not belong to the model.
     """
     kept = task_heads(heads, model)
-    provenance = provenance_of_weights(sources.base, sources.experts)
+    provenance = provenance_of(sources.base, sources.experts)
     card = merged_card_text(type(model).__name__, provenance, recipe, metrics, kept, {})
     if dtype is not None:
         cast("nn.Module", model).to(dtype)

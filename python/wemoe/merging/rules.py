@@ -70,14 +70,8 @@ class Sources:
         return torch.device(self.device or ("cpu" if hollow.is_meta else hollow.device))
 
     def rows(self, name: str) -> Iterator[Rows]:
-        """Yield the rows of a tensor, a few at a time."""
-        hollow = self.hollow(name)
-        if hollow.dim() == 0 or hollow.numel() == 0:
-            yield ...
-            return
-        step = max(1, PIECE * len(hollow) // hollow.numel())
-        for start in range(0, len(hollow), step):
-            yield slice(start, min(start + step, len(hollow)))
+        """Return the rows of a tensor, a few at a time."""
+        return self.base.rows(self.matching.base[name], PIECE)
 
     def base_tensor(self, name: str, rows: Rows = ...) -> Tensor:
         """Return a tensor of the base, or some rows of it, as it is.
