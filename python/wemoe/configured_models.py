@@ -43,7 +43,7 @@ def make_model(config: MergeConfig, suite: Suite, progress: bool = True) -> nn.M
     """
     parameters = config.parameters
     if isinstance(parameters, Static):
-        return cast("nn.Module", merge(suite.base, suite.experts, rule_of(config)))
+        return merge(suite.base, suite.experts, rule_of(config))
     if isinstance(parameters, Routed):
         model = upcycled(config, parameters, suite, progress)
         adapt_model(config, suite, model, progress)

@@ -26,11 +26,11 @@ from torch.nn.utils import parametrize
 from wemoe.adaptation.loop import AdaptOptions, adapt
 from wemoe.adaptation.objectives import OBJECTIVES
 from wemoe.merging.rules import Sources, exact, open_sources
-from wemoe.merging.running import base_module, expert_module
+from wemoe.merging.running import Model, base_module, expert_module
 from wemoe.merging.ties import elected_task_vectors
 from wemoe.merging.transforms import check_density
 from wemoe.predictions import Batch, Predict
-from wemoe.task_vectors import Model, floating_tensors, with_tensors
+from wemoe.task_vectors import floating_tensors, with_tensors
 from wemoe.weights import Source
 from wemoe_ext import merge_weights
 

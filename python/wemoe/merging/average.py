@@ -5,20 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from wemoe.merging.options import PerExpert, per_expert
 from wemoe.merging.rules import RowRule, Rule, Sources, merge
+from wemoe.merging.signatures import Merged, keeps_kind
 from wemoe.task_vectors import exact_tensor
 from wemoe.weights import ExpertSources, Rows, Source
 
 
+@keeps_kind
 def average(
     base_model: Source, expert_models: ExpertSources, weights: PerExpert | None = None, *, normalize: bool = True
-) -> Any:
+) -> Merged:
     """Average the experts, parameter by parameter.
 
     With equal weights it is equal to task arithmetic with a scaling of 1/T. The base gives the class and all that is

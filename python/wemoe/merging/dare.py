@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from torch import Tensor
 
 from wemoe.merging.options import PerExpert, densities_of, weights_of
 from wemoe.merging.rules import Rule, Sources, merge
+from wemoe.merging.signatures import Merged, keeps_kind
 from wemoe.merging.task_arithmetic import TaskRows, linear_rule
 from wemoe.merging.ties import MergeFunction, Scope, check_disjoint_merge, disjoint_rule
 from wemoe.merging.transforms import drop, seeded_generator
@@ -23,6 +23,7 @@ from wemoe.task_vectors import check_scaling
 from wemoe.weights import ExpertSources, Rows, Source
 
 
+@keeps_kind
 def dare_linear(
     base_model: Source,
     expert_models: ExpertSources,
@@ -33,7 +34,7 @@ def dare_linear(
     weights: PerExpert | None = None,
     normalize: bool = False,
     rescale: bool = True,
-) -> Any:
+) -> Merged:
     """Add the scaled sum of randomly thinned task vectors to the base: theta_0 + scaling * sum_t w_t tau~_t.
 
     The seed, the task and the name of a parameter decide what is dropped of it, and nothing else does: torch's
@@ -89,6 +90,7 @@ def dare_linear_rule(
     return linear_rule(sources, start, scaling, shares, normalize)
 
 
+@keeps_kind
 def dare_ties(
     base_model: Source,
     expert_models: ExpertSources,
@@ -101,7 +103,7 @@ def dare_ties(
     normalize: bool | None = None,
     per: Scope = "model",
     rescale: bool = True,
-) -> Any:
+) -> Merged:
     """Merge randomly thinned task vectors as TIES merges trimmed ones.
 
     Args:

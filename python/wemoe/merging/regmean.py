@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from wemoe.merging.average import average_rule
 from wemoe.merging.grams import Gram, collecting_grams, linear_weights
 from wemoe.merging.rules import Sources, merged_copy, open_sources
-from wemoe.merging.running import base_module, expert_module
+from wemoe.merging.running import Model, base_module, expert_module
 from wemoe.predictions import Batch, Predict, check_batches, count_samples, to_device
-from wemoe.task_vectors import Model, with_tensors
+from wemoe.task_vectors import with_tensors
 from wemoe.weights import Source
 
 RIDGE = 1e-9  # of the mean diagonal of G~: keeps the solution finite where no input has been seen; fp64 has 1e-16

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +16,10 @@ from transformers import PreTrainedModel
 
 from wemoe.heads import TaskHead
 from wemoe.matching import match
+from wemoe.merging.signatures import Merged, Model, keeps_kind
 from wemoe.task_vectors import check_range, is_finite, name_sources
 from wemoe.weights import ExpertSources, Rows, Source, Weights, open_weights
 
-Model = TypeVar("Model", bound=nn.Module)
 Rule = Callable[[str], Tensor]  # name to merged tensor, in fp32 or better
 MergeRows = Callable[[Rows], Tensor]
 PIECE = 2**16  # elements that are merged at a time
@@ -167,7 +166,8 @@ class RowRule:
             out[rows].copy_(merge_rows(rows))
 
 
-def merge(base_model: Source, expert_models: ExpertSources, make_rule: Callable[[Sources], Rule]) -> Any:
+@keeps_kind
+def merge(base_model: Source, expert_models: ExpertSources, make_rule: Callable[[Sources], Rule]) -> Merged:
     """Merge models by a rule that is made of their sources.
 
     Returns:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import TypeVar, cast
+from typing import cast
 
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
+from typing_extensions import TypeVar
 
 from wemoe.merging.rules import Sources, merged_part
 from wemoe.repositories import GENERATION_FILE
@@ -14,7 +15,7 @@ from wemoe.skeletons import skeleton_of
 from wemoe.stored_weights import skeleton_in
 from wemoe.tensor_slots import Slot, find_slots
 
-Model = TypeVar("Model", bound=nn.Module)
+Model = TypeVar("Model", bound=nn.Module, default=PreTrainedModel)  # the default: of a base in files
 
 
 def base_module(base_model: Model | str | os.PathLike[str], sources: Sources) -> Model:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from wemoe.merging.options import PerExpert, weights_of
 from wemoe.merging.rules import MergeRows, RowRule, Rule, Sources, exact, merge
+from wemoe.merging.signatures import Merged, keeps_kind
 from wemoe.task_vectors import check_scaling
 from wemoe.weights import ExpertSources, Rows, Source
 
@@ -18,6 +18,7 @@ TaskRows = Callable[[str, Rows], Tensor]  # task and rows to rows of its weighte
 NO_SUM = 1e-8  # a sum of weights of less than this divides nothing, as mergekit has it
 
 
+@keeps_kind
 def task_arithmetic(
     base_model: Source,
     expert_models: ExpertSources,
@@ -25,7 +26,7 @@ def task_arithmetic(
     *,
     weights: PerExpert | None = None,
     normalize: bool = False,
-) -> Any:
+) -> Merged:
     """Add the scaled sum of all task vectors to the base.
 
     Embeddings, norms and biases are treated like weights; tensors that are not floating point stay the base's.

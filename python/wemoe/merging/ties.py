@@ -17,13 +17,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from wemoe.merging.options import PerExpert, densities_of, weights_of
 from wemoe.merging.rules import MergeRows, RowRule, Rule, Sources, exact, merge
+from wemoe.merging.signatures import Merged, keeps_kind
 from wemoe.merging.task_arithmetic import TaskRows
 from wemoe.merging.trimming import Trimming, norm_ratios
 from wemoe.task_vectors import check_scaling
@@ -33,6 +34,7 @@ MergeFunction = Literal["mean", "sum"]
 Scope = Literal["model", "tensor"]
 
 
+@keeps_kind
 def ties(
     base_model: Source,
     expert_models: ExpertSources,
@@ -44,7 +46,7 @@ def ties(
     normalize: bool | None = None,
     per: Scope = "model",
     rescale: bool = False,
-) -> Any:
+) -> Merged:
     """Merge what remains of the task vectors after trimming and electing signs.
 
     Parameters are trimmed; floating-point buffers, running statistics say, are not, and go through the other two
