@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from wemoe.merging.transforms import check_density
+
 PerExpert = Mapping[str, float] | Sequence[float]
 
 
@@ -50,6 +52,5 @@ def densities_of(density: float | PerExpert, tasks: Sequence[str]) -> dict[str, 
         else dict.fromkeys(tasks, density)
     )
     for share in shares.values():
-        if not 0 < share <= 1:
-            raise ValueError(f"density must be in (0, 1]; found {share}")
+        check_density(share)
     return shares
