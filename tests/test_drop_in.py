@@ -49,6 +49,30 @@ def test_a_published_state_dict_gives_the_numbers_of_its_module(mlp, depth):
     torch.testing.assert_close(layer(hidden), expected, atol=1e-5 * expected.abs().max().item(), rtol=1e-5)
 
 
+def test_experts_may_be_state_dicts():
+    base = MLPS["clip"]()
+    experts = experts_of(base, T)
+    layers = [
+        wemoe.WeightEnsemblingMoE(D, base, each, router_hidden_layers=0)
+        for each in (experts, {task: expert.state_dict() for task, expert in experts.items()})
+    ]
+    first, second = (layer.state_dict() for layer in layers)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+@pytest.mark.parametrize("broken", ["base", "expert"])
+def test_experts_and_base_must_fit_and_be_finite(broken):
+    base, narrow = MLPS["clip"](), nn.Sequential(nn.Linear(D, F), nn.GELU(), nn.Linear(F, D))
+    with pytest.raises(ValueError, match=r"expert_models\['x'\] must have the parameters of base_model; missing"):
+        wemoe.WeightEnsemblingMoE(D, base, {"x": narrow})
+    expert = copy.deepcopy(base)
+    nn.init.constant_((base if broken == "base" else expert).fc2.bias, torch.nan)
+    label = "base_model" if broken == "base" else r"expert_models\['task_0'\]"
+    with pytest.raises(ValueError, match=rf"{label} must hold finite numbers; .* 'fc2.bias'"):
+        wemoe.WeightEnsemblingMoE(D, base, [expert])
+
+
 def test_loading_leaves_the_state_dict_as_it_is():
     state = random_state()
     before = dict(state)

@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from wemoe.layers import RoutedMLP
+from wemoe.merging.rules import open_sources
+from wemoe.merging.running import base_module, expert_mlp
 from wemoe.mlp_search import find_mlp_slots
 from wemoe.mlps import linear_sizes, parts_at
 from wemoe.routers import Router, build_router
-from wemoe.task_vectors import Experts, check_experts, name_experts
+from wemoe.weights import ExpertSources
 
 PUBLISHED = ("gate.", "base_model.", "task_vectors.")  # what the names in FusionBench's state dicts start with
 
@@ -40,15 +42,16 @@ class WeightEnsemblingMoE(nn.Module):
         hidden_size: D, the width of the hidden states that the MLP receives.
         base_model: the pre-trained MLP: the MLP of a CLIP, GPT-2 or Llama block, or any module that applies a linear
             map, an activation and a second linear map, with a gate or without.
-        expert_models: T fine-tuned MLPs of the same architecture, a sequence or a mapping from task name.
+        expert_models: T fine-tuned MLPs of the same architecture, modules or state dicts, a sequence or a mapping from
+            task name.
         init_lambda: the routing weight that every task starts near.
         batch_first: whether hidden states are [B, N, D]; otherwise [N, B, D].
         router_hidden_layers: depth of the router: 0 (constant), 1 or 2.
         batch_reduce: average the routing weights over the batch, one set of weights for all samples.
 
     Raises:
-        TypeError: `expert_models` is no sequence or mapping of modules.
-        ValueError: there is no expert, an expert does not fit the base, the base is no MLP,
+        TypeError: `expert_models` is no sequence or mapping of modules or state dicts.
+        ValueError: there is no expert, an expert does not fit the base, a tensor is not finite, the base is no MLP,
             its input width is not `hidden_size`, or the router depth is unknown.
     """
 
@@ -56,21 +59,21 @@ class WeightEnsemblingMoE(nn.Module):
         self,
         hidden_size: int,
         base_model: nn.Module,
-        expert_models: Experts[nn.Module],
+        expert_models: ExpertSources,
         init_lambda: float = 0.2,
         batch_first: bool = False,
         router_hidden_layers: int = 2,
         batch_reduce: bool = False,
     ) -> None:
         super().__init__()
-        experts = name_experts(expert_models)
-        check_experts(base_model, experts)
-        slots = find_mlp_slots(base_model)
-        base, *tuned = (parts_at(module, slots) for module in (base_model, *experts.values()))
+        with open_sources(base_model, expert_models) as sources:
+            slots = find_mlp_slots(base_module(base_model, sources))
+            tuned = [expert_mlp(base_model, sources, task, "", slots) for task in sources.experts]
+        base = parts_at(base_model, slots)
         width, _ = linear_sizes(base.up)
         if width != hidden_size:
             raise ValueError(f"hidden_size must be the input width of base_model, {width}; found {hidden_size}")
-        router = build_router(hidden_size, len(experts), init_lambda, router_hidden_layers).to(base.up.weight.device)
+        router = build_router(hidden_size, len(tuned), init_lambda, router_hidden_layers).to(base.up.weight.device)
         self.mlp = RoutedMLP.from_parts(base, tuned, router, batch_reduce, batch_first)
         paths = {"gate": slots.gate, "up": slots.up, "down": slots.down}
         self._paths = {part: path for part, path in paths.items() if path is not None}

@@ -16,8 +16,9 @@ import torch
 from wemoe.compatibility import compare, count_dtypes
 from wemoe.footprint import readable
 from wemoe.matching import listed
-from wemoe.merging.rules import PIECE, Sources, exact
+from wemoe.merging.rules import PIECE, Sources
 from wemoe.shards import largest_file
+from wemoe.task_vectors import exact
 from wemoe.weights import Rows, Weights
 
 # Of two models that were trained apart, the weight matrices are about orthogonal, so that their distance is

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from wemoe.mlps import LinearMap, linear_sizes, weight_of
 from wemoe.packed_layers import PackedLinear, frozen
-from wemoe.task_vectors import check_range, exact_tensor
+from wemoe.task_vectors import stack_task_vectors
 from wemoe_ext import (
     SparseTaskVectors,
     check_sparse_task_vectors,
@@ -106,12 +106,12 @@ class SparseRoutedLinear(PackedLinear):
         own = _filled_up(layer.weight.data.copy_(weight.detach()), dim=0)
         dense = layer.values.new_zeros(layer.num_tasks, *own.shape)
         tuned = [weight_of(expert) for expert in experts]
-        _stack_pruned(weight, tuned, prune, out=dense[:, : layer.out_features])
+        stack_task_vectors(weight, tuned, dense[:, : layer.out_features], prune)
         layer.weight.data, sparse = pack_sparse_task_vectors(own, dense)
         layer.masks.data, layer.values.data, layer.offsets.data = sparse.masks.view(torch.uint8), *sparse[1:]
         if layer.bias is not None and layer.task_biases is not None:
             layer.bias.data.copy_(bias.detach())
-            _stack_pruned(bias, [expert.bias for expert in experts], prune, out=layer.task_biases.data)
+            stack_task_vectors(bias, [expert.bias for expert in experts], layer.task_biases.data, prune)
         return layer
 
     def forward(self, x: Tensor, routing_weights: Tensor) -> Tensor:
@@ -210,14 +210,6 @@ class SparseRoutedLinear(PackedLinear):
             f"bias={self.bias is not None}, kept={100 * (self.values.shape[0] - LINE) / max(size, 1):.1f} %, "
             f"dtype={self.weight.dtype}, task_vectors={self.values.dtype}"
         )
-
-
-def _stack_pruned(base: Tensor, experts: Sequence[Tensor], prune: Callable[[Tensor], Tensor], out: Tensor) -> None:
-    """Write the pruned task vectors of one parameter [...] into [T, ...]."""
-    reference = exact_tensor(base, base.device)
-    for task_vector, expert in zip(out, experts, strict=True):
-        task_vector.copy_(prune(exact_tensor(expert, base.device) - reference))
-    check_range("task vectors", out)
 
 
 def _filled_up(tensor: Tensor, dim: int) -> Tensor:

@@ -21,9 +21,9 @@ from wemoe.layers import RoutedLinear, RoutedMap, RoutedMLP
 from wemoe.matching import Problem
 from wemoe.merging import transforms
 from wemoe.merging.rules import Sources, merged_copy, open_sources
-from wemoe.merging.running import base_module, expert_part
+from wemoe.merging.running import base_module, expert_mlp
 from wemoe.merging.task_arithmetic import task_arithmetic_rule
-from wemoe.mlps import LinearMap, MLPParts, MLPSlots, linear_sizes, parts_at
+from wemoe.mlps import LinearMap, MLPParts, linear_sizes, parts_at
 from wemoe.models import Family, find_blocks
 from wemoe.models.blocks import takes_attention_mask, unknown_families
 from wemoe.provenance import provenance_of
@@ -133,7 +133,7 @@ def upcycle(
             router, position = routers.next(path, own)
             routed = RoutedMLP.from_parts(
                 own,
-                [_expert_parts(base, sources, task, path, described.mlp) for task in sources.experts],
+                [expert_mlp(base, sources, task, path, described.mlp) for task in sources.experts],
                 router,
                 batch_reduce,
                 _is_batch_first(block),
@@ -186,17 +186,6 @@ def _check_blocks(sources: Sources, blocks: Mapping[str, Family]) -> None:
         if missing:
             rule = "have the blocks of base_model that are routed"
             raise ValueError(Problem(sources.experts[task].label, rule, (("missing: ", missing),)).text())
-
-
-def _expert_parts(base: nn.Module, sources: Sources, task: str, path: str, slots: MLPSlots) -> MLPParts:
-    """Read the linear maps of the MLP in one block of an expert; its activation is the base's."""
-
-    def linear(slot: str) -> LinearMap:
-        return cast("LinearMap", expert_part(base, sources, task, f"{path}.{slot}"))
-
-    activation = parts_at(base.get_submodule(path), slots).activation
-    gate = None if slots.gate is None else linear(slots.gate)
-    return MLPParts(linear(slots.up), activation, linear(slots.down), gate)
 
 
 def _empty_routed_mlp(

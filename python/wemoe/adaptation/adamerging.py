@@ -25,13 +25,13 @@ from torch.nn.utils import parametrize
 
 from wemoe.adaptation.loop import AdaptOptions, adapt
 from wemoe.adaptation.objectives import OBJECTIVES
-from wemoe.merging.rules import Sources, exact, open_sources
+from wemoe.merging.rules import Sources, open_sources
 from wemoe.merging.running import Model, base_module, expert_module
 from wemoe.merging.ties import elected_task_vectors
 from wemoe.merging.transforms import check_density
 from wemoe.predictions import Batch, Predict
-from wemoe.task_vectors import floating_tensors, with_tensors
-from wemoe.weights import Source
+from wemoe.task_vectors import exact, with_tensors
+from wemoe.weights import Source, module_weights
 from wemoe_ext import merge_weights
 
 TaskVectors = Callable[[str], list[Tensor]]  # by the name of a tensor, those of all experts
@@ -156,7 +156,8 @@ def fold_coefficients(base_model: Model, model: nn.Module) -> Model:
         return tensor
 
     with torch.no_grad():
-        return with_tensors(base_model, ((name, merged(name)) for name in floating_tensors(base_model)))
+        held = module_weights(base_model, "base_model").contents.items()
+        return with_tensors(base_model, ((name, merged(name)) for name, own in held if own.is_floating_point()))
 
 
 class _Merge(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor
 from wemoe.merging.options import PerExpert, per_expert
 from wemoe.merging.rules import RowRule, Rule, Sources, merge
 from wemoe.merging.signatures import Merged, keeps_kind
-from wemoe.task_vectors import exact_tensor
+from wemoe.task_vectors import exact
 from wemoe.weights import ExpertSources, Rows, Source
 
 
@@ -58,7 +58,7 @@ def average_rule(sources: Sources, *, weights: PerExpert | None = None, normaliz
 
 def weighted_sum(tensors: Iterable[Tensor], weights: Iterable[float | Tensor], device: torch.device) -> Tensor:
     """Return sum_t w_t x_t of tensors of one shape, each with a number or entries of its own, in fp32 or better."""
-    terms = (exact_tensor(tensor, device) * weight for tensor, weight in zip(tensors, weights, strict=True))
+    terms = (exact(tensor, device) * weight for tensor, weight in zip(tensors, weights, strict=True))
     total = next(terms)
     for term in terms:
         total += term

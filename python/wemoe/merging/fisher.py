@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wemoe.merging.rules import Sources, exact, open_sources
+from wemoe.merging.rules import Sources, open_sources
 from wemoe.merging.running import Model, base_module, expert_module
 from wemoe.merging.squared_gradients import Uses, add_squared_gradients
 from wemoe.merging.transforms import seeded_generator
@@ -31,7 +31,7 @@ from wemoe.predictions import (
     split_samples,
     to_device,
 )
-from wemoe.task_vectors import with_tensors
+from wemoe.task_vectors import exact, with_tensors
 from wemoe.weights import Source
 
 Estimator = Literal["exact", "published"]

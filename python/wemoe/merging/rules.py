@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from wemoe.heads import TaskHead
 from wemoe.matching import match
 from wemoe.merging.signatures import Merged, Model, keeps_kind
-from wemoe.task_vectors import check_range, is_finite, name_sources
+from wemoe.task_vectors import check_range, exact, is_finite, name_experts
 from wemoe.weights import ExpertSources, Rows, Source, Weights, open_weights
 
 Rule = Callable[[str], Tensor]  # name to merged tensor, in fp32 or better
@@ -124,7 +124,7 @@ def open_sources(
     Raises:
         FileNotFoundError, ImportError, TypeError, ValueError: one cannot be opened (`wemoe.weights.open_weights`).
     """
-    named = name_sources(experts)
+    named = name_experts(experts)
     with ExitStack() as stack:
         opened = stack.enter_context(open_weights(base, "base_model"))
         model = base if isinstance(base, nn.Module) else opened.folder  # of adapters
@@ -179,11 +179,6 @@ def merge(base_model: Source, expert_models: ExpertSources, make_rule: Callable[
         if isinstance(base_model, nn.Module):
             return merged_copy(merged_part(base_model, sources), sources, rule)
         return _merged_state(sources, rule)
-
-
-def exact(tensor: Tensor) -> Tensor:
-    """Return a tensor in fp32 or better, for sums."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def merged_part(base_model: nn.Module, sources: Sources) -> nn.Module:

@@ -10,6 +10,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from typing_extensions import TypeVar
 
 from wemoe.merging.rules import Sources, merged_part
+from wemoe.mlps import LinearMap, MLPParts, MLPSlots, parts_at
 from wemoe.repositories import GENERATION_FILE
 from wemoe.skeletons import skeleton_of
 from wemoe.stored_weights import skeleton_in
@@ -33,6 +34,8 @@ def base_module(base_model: Model | str | os.PathLike[str], sources: Sources) ->
     """
     sources.check()
     if isinstance(base_model, nn.Module):
+        for name in sources.names:
+            sources.base_tensor(name)  # it says which one is not finite
         return cast("Model", merged_part(base_model, sources))
     folder = sources.base.folder
     if folder is None:
@@ -89,6 +92,22 @@ def expert_part(base: nn.Module, sources: Sources, task: str, path: str) -> nn.M
         elif name is not None:
             slot.fill(tensor.clone())
     return copied
+
+
+def expert_mlp(base: nn.Module, sources: Sources, task: str, path: str, slots: MLPSlots) -> MLPParts:
+    """Return the linear maps of the MLP in one block of an expert, at a path in the base; the activation is the base's.
+
+    Raises:
+        ValueError: a tensor holds NaN or infinity.
+    """
+
+    def linear(slot: str) -> LinearMap:
+        return cast("LinearMap", expert_part(base, sources, task, f"{path}.{slot}" if path else slot))
+
+    own = parts_at(base.get_submodule(path), slots)
+    return MLPParts(
+        linear(slots.up), own.activation, linear(slots.down), None if slots.gate is None else linear(slots.gate)
+    )
 
 
 def _name_of(slot: Slot, prefix: str, sources: Sources, task: str) -> str | None:

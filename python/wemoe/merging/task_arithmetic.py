@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from wemoe.merging.options import PerExpert, weights_of
-from wemoe.merging.rules import MergeRows, RowRule, Rule, Sources, exact, merge
+from wemoe.merging.rules import MergeRows, RowRule, Rule, Sources, merge
 from wemoe.merging.signatures import Merged, keeps_kind
-from wemoe.task_vectors import check_scaling
+from wemoe.task_vectors import check_scaling, exact
 from wemoe.weights import ExpertSources, Rows, Source
 
 TaskRows = Callable[[str, Rows], Tensor]  # task and rows to rows of its weighted task vector

@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 
 from wemoe.merging.options import PerExpert, densities_of, weights_of
-from wemoe.merging.rules import MergeRows, RowRule, Rule, Sources, exact, merge
+from wemoe.merging.rules import MergeRows, RowRule, Rule, Sources, merge
 from wemoe.merging.signatures import Merged, keeps_kind
 from wemoe.merging.task_arithmetic import TaskRows
 from wemoe.merging.trimming import Trimming, norm_ratios
-from wemoe.task_vectors import check_scaling
+from wemoe.task_vectors import check_scaling, exact
 from wemoe.weights import ExpertSources, Rows, Source
 
 MergeFunction = Literal["mean", "sum"]
