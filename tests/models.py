@@ -84,3 +84,12 @@ def randomised(model):
             for parameter in module.router.parameters():
                 nn.init.normal_(parameter, std=0.3)
     return model
+
+
+def save(models, folder, **options):
+    """Save a base and its experts; return where they are."""
+    base, experts = models
+    base.save_pretrained(folder / "base", **options)
+    for task, expert in experts.items():
+        expert.save_pretrained(folder / task, **options)
+    return folder / "base", {task: folder / task for task in experts}

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 import wemoe
-from models import experts_of, fine_tuned, tiny_bert
+from models import experts_of, fine_tuned, save, tiny_bert
 from points import Point
 from tiny_families import BERT, FAMILIES
 from wemoe.merged_folders import write_merged
@@ -30,15 +30,6 @@ from wemoe.provenance import sha256_of_state
 
 RECIPE = {"merge_method": "task_arithmetic", "parameters": {"lambda": 0.3}, "base_model": "/home/someone/base"}
 MODELS = [name for name in FAMILIES if "openclip" not in name]
-
-
-def save(models, folder, **options):
-    """Save a base and its experts; return where they are."""
-    base, experts = models
-    base.save_pretrained(folder / "base", **options)
-    for task, expert in experts.items():
-        expert.save_pretrained(folder / task, **options)
-    return folder / "base", {task: folder / task for task in experts}
 
 
 def write(output, base, experts, method="task_arithmetic", **options):

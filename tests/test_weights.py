@@ -22,7 +22,7 @@ from transformers import (
 )
 
 import wemoe
-from models import experts_of, fine_tuned, tiny_bert
+from models import experts_of, fine_tuned, save, tiny_bert
 from points import Point, TiedModel
 from tiny_families import BERT, FAMILIES
 from wemoe.merging import RULES
@@ -30,15 +30,6 @@ from wemoe.merging.rules import PIECE, open_sources
 from wemoe.weights import open_weights
 
 HUGGING_FACE = [name for name in FAMILIES if "openclip" not in name]
-
-
-def save(models, folder, **options):
-    """Save a base and its experts; return where they are."""
-    base, experts = models
-    base.save_pretrained(folder / "base", **options)
-    for task, expert in experts.items():
-        expert.save_pretrained(folder / task, **options)
-    return folder / "base", {task: str(folder / task) for task in experts}
 
 
 def same(found, expected):

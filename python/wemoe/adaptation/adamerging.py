@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal, Unpack
 
 import torch
@@ -31,7 +31,7 @@ from wemoe.merging.ties import elected_task_vectors
 from wemoe.merging.transforms import check_density
 from wemoe.predictions import Batch, Predict
 from wemoe.task_vectors import exact, with_tensors
-from wemoe.weights import Source, module_weights
+from wemoe.weights import ExpertSources, module_weights
 from wemoe_ext import merge_weights
 
 TaskVectors = Callable[[str], list[Tensor]]  # by the name of a tensor, those of all experts
@@ -41,7 +41,7 @@ PUBLISHED: AdaptOptions = {"objective": "entropy", "learning_rate": 1e-3}
 
 def adamerging(
     base_model: Model | str | os.PathLike[str],
-    expert_models: Mapping[str, Source] | Sequence[Source],
+    expert_models: ExpertSources,
     streams: Mapping[str, Iterable[Batch]],
     predict: Predict[Batch],
     *,
@@ -94,7 +94,7 @@ def adamerging(
 
 def with_coefficients(
     base_model: Model | str | os.PathLike[str],
-    expert_models: Mapping[str, Source] | Sequence[Source],
+    expert_models: ExpertSources,
     *,
     per: Literal["layer", "task"] = "layer",
     density: float | None = None,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import chain, islice
 from typing import Literal
@@ -32,7 +32,7 @@ from wemoe.predictions import (
     to_device,
 )
 from wemoe.task_vectors import exact, with_tensors
-from wemoe.weights import Source
+from wemoe.weights import ExpertSources
 
 Estimator = Literal["exact", "published"]
 Scores = Callable[[Tensor], Tensor]  # logits [S, C] to numbers [K] whose squared gradients are added up
@@ -40,7 +40,7 @@ Scores = Callable[[Tensor], Tensor]  # logits [S, C] to numbers [K] whose square
 
 def fisher(
     base_model: Model | str | os.PathLike[str],
-    expert_models: Mapping[str, Source] | Sequence[Source],
+    expert_models: ExpertSources,
     batches: Mapping[str, Iterable[Batch]],
     predict: Predict[Batch],
     *,

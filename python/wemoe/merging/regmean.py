@@ -11,7 +11,7 @@ which for alpha = 1 minimises sum_t |X_t (W - W_t)^T|^2 / rows. Everything else 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -22,14 +22,14 @@ from wemoe.merging.rules import Sources, merged_copy, open_sources
 from wemoe.merging.running import Model, base_module, expert_module
 from wemoe.predictions import Batch, Predict, check_batches, count_samples, to_device
 from wemoe.task_vectors import with_tensors
-from wemoe.weights import Source
+from wemoe.weights import ExpertSources
 
 RIDGE = 1e-9  # of the mean diagonal of G~: keeps the solution finite where no input has been seen; fp64 has 1e-16
 
 
 def regmean(
     base_model: Model | str | os.PathLike[str],
-    expert_models: Mapping[str, Source] | Sequence[Source],
+    expert_models: ExpertSources,
     batches: Mapping[str, Iterable[Batch]],
     predict: Predict[Batch],
     *,
