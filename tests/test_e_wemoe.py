@@ -242,7 +242,7 @@ def test_damaged_task_vectors_are_refused(tmp_path, edit, message):
 
 def test_a_shared_router_needs_blocks_of_one_width(monkeypatch):
     wide = clip_of(text_width=32)
-    monkeypatch.setattr("wemoe.upcycling.task_arithmetic", lambda *_: pytest.fail("no work before the check"))
+    monkeypatch.setattr("wemoe.upcycling.merged_copy", lambda *_: pytest.fail("no work before the check"))
     with pytest.raises(ValueError, match=r"share_router needs blocks of one width; found 32 in 'text.*' and 16 in 'v"):
         wemoe.upcycle(wide, experts_of(wide), method="e_wemoe")
 
