@@ -3,16 +3,9 @@
 import pytest
 import torch
 
-from wemoe.merging.transforms import drop, keep_largest, prune, seeded_generator, share_of
+from wemoe.merging.transforms import drop, keep_largest, prune, seeded_generator, trim
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
-
-
-def trim(task_vector, density):
-    """Keep a share of the entries of a whole task vector."""
-    tensors = list(task_vector.values())
-    count = share_of(density, sum(tensor.numel() for tensor in tensors))
-    return dict(zip(task_vector, keep_largest(tensors, count), strict=True))
 
 
 def kept(task_vector):
@@ -107,6 +100,8 @@ def test_trimming_has_no_limit_of_size():
 
 @pytest.mark.parametrize("density", [0.0, -0.1, 1.1, torch.nan])
 def test_a_density_out_of_range_is_refused(density):
+    with pytest.raises(ValueError, match=r"density must be in \(0, 1\]; found"):
+        trim({"a": torch.ones(2)}, density)
     with pytest.raises(ValueError, match=r"density must be in \(0, 1\]; found"):
         drop(torch.ones(2), density, torch.Generator())
 

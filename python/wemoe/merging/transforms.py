@@ -1,7 +1,7 @@
 """Transforms of task vectors: what is kept of a task vector before it is merged.
 
-- `find_cuts`, `Keeper`: the entries of largest magnitude of a whole task vector, as TIES takes them (arXiv 2306.01708,
-  section 4).
+- `trim`: the entries of largest magnitude of a whole task vector, as TIES takes them (arXiv 2306.01708, section 4);
+  `find_cuts` and `Keeper` do the same for one that is read in pieces.
 - `prune`: the same for one tensor, as E-WEMoE has it (arXiv 2410.21804).
 - `drop`: entries chosen at random, the others rescaled, as DARE has it (arXiv 2311.03099, eq. 2-4).
 
@@ -35,6 +35,22 @@ def check_density(density: float) -> None:
     """
     if not 0 < density <= 1:
         raise ValueError(f"density must be in (0, 1]; found {density}")
+
+
+def trim(task_vector: Mapping[str, Tensor], density: float) -> dict[str, Tensor]:
+    """Keep the entries of largest magnitude of a whole task vector, whichever tensor they are in.
+
+    Args:
+        task_vector: floating-point tensors by name, d entries in all.
+        density: share to keep; int(density * d) entries are, and the others become zero.
+
+    Raises:
+        ValueError: `density` is not in (0, 1].
+    """
+    check_density(density)
+    tensors = list(task_vector.values())
+    kept = share_of(density, sum(tensor.numel() for tensor in tensors))
+    return dict(zip(task_vector, keep_largest(tensors, kept), strict=True))
 
 
 def prune(tensor: Tensor, ratio: float) -> Tensor:
