@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import re
 import statistics
 import time
@@ -54,7 +53,6 @@ def measuring() -> Iterator[Cost]:
 
 
 def _give_back_memory() -> None:
-    gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
     if trim is not None:
         trim(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from collections.abc import Mapping
@@ -167,6 +168,7 @@ def _former(folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:
 def _record(row: Row, shop: Workshop) -> dict[str, Any]:
     """Build, score and measure one row; its models are dropped on return."""
     suite = shop.suite
+    gc.collect()  # what the row before held in cycles: its memory is not this one's
     built = build(row, shop)
     models = built.made.models
     with measuring() as scoring:
