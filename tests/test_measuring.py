@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from wemoe.comparison import measuring
-from wemoe.comparison.measuring import count_parameters, inference_cost
+from wemoe.comparison.measuring import count_distinct, inference_cost
 
 MEGABYTE = 2**20
 
@@ -36,11 +36,11 @@ def test_memory_that_cannot_be_measured_is_not_told(monkeypatch, tmp_path):
 def test_parameters_of_one_model_count_once():
     linear, other = nn.Linear(3, 2), nn.Linear(3, 2)
     other.twin = linear
-    assert count_parameters([linear, linear]) == 8
-    assert count_parameters([linear, other]) == 8 + 16
+    assert count_distinct([linear, linear]) == 8
+    assert count_distinct([linear, other]) == 8 + 16
     tied = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     tied[1].weight = tied[0].weight
-    assert count_parameters([tied]) == 9 + 3 + 3
+    assert count_distinct([tied]) == 9 + 3 + 3
 
 
 class Timed(nn.Module):

@@ -168,15 +168,17 @@ def _one_hot_of_largest(weights: Tensor) -> Tensor:
     return nn.functional.one_hot(weights.argmax(dim=-1), weights.shape[-1]).float()
 
 
-def describe_trainable_parameters(model: nn.Module) -> str:
-    """Numbers of trained and of all parameters in the words that users of PEFT know.
-
-    Tied ones count once, and of sparse task vectors the numbers that are kept.
-    """
+def count_parameters(model: nn.Module) -> int:
+    """Count the numbers that a model is made of: tied ones once, and of sparse task vectors those that are kept."""
     sparse = [module for module in model.modules() if isinstance(module, SparseRoutedLinear)]
     total = sum(parameter.numel() for parameter in model.parameters())
     total -= sum(parameter.numel() for layer in sparse for parameter in layer.parameters())
-    total += sum(layer.size for layer in sparse)
+    return total + sum(layer.size for layer in sparse)
+
+
+def describe_trainable_parameters(model: nn.Module) -> str:
+    """Numbers of trained and of all parameters in the words that users of PEFT know."""
+    total = count_parameters(model)
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     share = 100 * trainable / total
     return f"trainable params: {trainable:,d} || all params: {total:,d} || trainable%: {share:.4f}"

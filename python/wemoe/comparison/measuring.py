@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wemoe.inspection import count_parameters
 from wemoe.modes import evaluating
 
 Forward = Callable[[nn.Module, Any, str], Tensor]
@@ -74,10 +75,9 @@ def _resident(field: str) -> int:
     return 1024 * int(found[1])
 
 
-def count_parameters(models: Iterable[nn.Module]) -> int:
-    """Count the parameters of distinct models, tied ones once."""
-    distinct = {id(model): model for model in models}.values()
-    return sum(parameter.numel() for model in distinct for parameter in model.parameters())
+def count_distinct(models: Iterable[nn.Module]) -> int:
+    """Count the parameters of distinct models."""
+    return sum(count_parameters(model) for model in {id(model): model for model in models}.values())
 
 
 def inference_cost(

@@ -16,7 +16,7 @@ from wemoe.comparison.answers import ExpertAnswers
 from wemoe.comparison.charts import plot_comparison
 from wemoe.comparison.choosing import CompareSettings, check_data
 from wemoe.comparison.making import Made, Workshop
-from wemoe.comparison.measuring import Cost, count_parameters, inference_cost, measuring
+from wemoe.comparison.measuring import Cost, count_distinct, inference_cost, measuring
 from wemoe.comparison.rows import Row
 from wemoe.files import check_writable, write_text
 from wemoe.info import collect
@@ -184,7 +184,7 @@ def _record(row: Row, shop: Workshop) -> dict[str, Any]:
         "accuracy": scores,
         "average": mean(scores),
         "normalised": None,  # until the experts are there
-        "parameters": count_parameters(models.values()),
+        "parameters": count_distinct(models.values()),
         "trained_parameters": built.made.trained,
         "peak_memory": built.cost.peak_memory,
         "seconds": {"making": built.cost.seconds, "search": built.search_seconds, "scoring": scoring.seconds},
