@@ -196,6 +196,15 @@ def test_a_disk_that_is_full_when_a_file_is_written_leaves_nothing(tmp_path, mon
     assert contents(tmp_path) == {}
 
 
+def test_a_routed_model_in_the_same_folder_is_replaced_whole(tmp_path):
+    base = tiny_bert()
+    experts = experts_of(base, tasks=2)
+    wemoe.upcycle(base, experts).save_pretrained(tmp_path / "out")
+    assert (tmp_path / "out" / "wemoe.safetensors").is_file()
+    write(tmp_path / "out", base, experts)
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"config.json", "model.safetensors", "README.md"}
+
+
 def test_numbers_that_are_not_finite_leave_nothing(tmp_path):
     base, experts = tiny_bert(), experts_of(tiny_bert(), 2)
     experts["task1"].encoder.layer[1].output.dense.bias.data[3] = torch.nan

@@ -26,11 +26,13 @@ from wemoe.merging.rules import Rule, Sources, fill
 from wemoe.model_card import CARD_FILE, may_write_card
 from wemoe.provenance import provenance_of
 from wemoe.repositories import GENERATION_FILE
+from wemoe.saving import WEIGHTS_GLOB as ROUTED_WEIGHTS_GLOB
 from wemoe.shards import Stored, write_shards
 from wemoe.stored_weights import SHARDS, skeleton_of_config
 from wemoe.weights import module_weights
 
 WEIGHTS_GLOB = "model*.safetensors*"
+STALE = (ROUTED_WEIGHTS_GLOB, WEIGHTS_GLOB, HEADS_FILE, GENERATION_FILE)  # of an earlier model in the same folder
 CARRIED = (  # what a base's folder holds beside weights and configuration that a merged model needs too
     "tokenizer*",
     "vocab*",
@@ -88,7 +90,7 @@ def write_merged(
         left_out[sources.base.label] = (*left_out.get(sources.base.label, ()), *dropped)
     heads = sources.heads()
     writes_card = may_write_card(target)
-    with replacing_files(target, stale=(WEIGHTS_GLOB, HEADS_FILE)) as staging:
+    with replacing_files(target, stale=STALE) as staging:
         total = sum(stored.nbytes for stored in tensors.values())
         with torch.no_grad(), tqdm(total=total, desc="merge", unit="B", unit_scale=True, disable=not progress) as bar:
             shown = {name: Stored(stored.nbytes, partial(_shown, stored, bar)) for name, stored in tensors.items()}

@@ -13,18 +13,14 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from wemoe.files import check_writable, replacing_files
-from wemoe.heads import HEADS_FILE, Heads, task_heads, write_heads
+from wemoe.heads import Heads, task_heads, write_heads
 from wemoe.merged_card import merged_card_text, recipe_sections
-from wemoe.merged_folders import WEIGHTS_GLOB as PLAIN_WEIGHTS_GLOB
-from wemoe.merged_folders import carry_over
+from wemoe.merged_folders import STALE, carry_over
 from wemoe.merging.rules import Sources
 from wemoe.model_card import CARD_FILE, card_text, may_write_card
 from wemoe.provenance import provenance_of
-from wemoe.repositories import GENERATION_FILE
 from wemoe.routed_classes import RoutedModule
-from wemoe.saving import WEIGHTS_GLOB, as_written
-
-STALE = (WEIGHTS_GLOB, PLAIN_WEIGHTS_GLOB, HEADS_FILE, GENERATION_FILE)  # of an earlier model in the same folder
+from wemoe.saving import as_written
 
 
 def write_routed(
