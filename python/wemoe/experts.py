@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from wemoe.data.batches import Labelled, Samples, ShuffledBatches, Task, sorted_batches
+from wemoe.data.batches import Labelled, Samples, ShuffledBatches, Task, read_all
 from wemoe.data.cache import load_tensors, save_tensors, sha256_of_tensors
 from wemoe.heads import frozen_head
 from wemoe.modes import evaluating
@@ -30,9 +31,7 @@ from wemoe.task_config import FineTuning, Pooling
 def all_features(model: nn.Module, samples: Samples, batch_size: int = 64, pooling: Pooling = "mean") -> Tensor:
     """Features of every sample, in the samples' order [len(samples), D]."""
     with evaluating(model):
-        batches = [(batch.rows, POOLINGS[pooling](model, batch)) for batch in sorted_batches(samples, batch_size)]
-    rows, features = (torch.cat(parts) for parts in zip(*batches, strict=True))
-    return features[rows.argsort()]
+        return read_all(samples, batch_size, partial(POOLINGS[pooling], model))
 
 
 def fit_head(features: Tensor, labels: Tensor, num_labels: int, l2: float = 1e-3) -> nn.Linear:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from wemoe.files import replacing_file
 from wemoe.inspection import RoutingSummary
+from wemoe.text_tables import aligned
 
 LABELS = {
     "pretrained": "pre-trained",
@@ -43,8 +44,7 @@ def format_table(results: Mapping[str, Any]) -> str:
     for name, method in results["methods"].items():
         values = [method["accuracy"][task] for task in tasks] + [method["average"]]
         rows.append([LABELS.get(name, name), *(f"{100 * value:.1f}" for value in values)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows)
+    return "\n".join(aligned(rows, gap="  "))
 
 
 def gap_closed(methods: Mapping[str, Any]) -> dict[str, float] | None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from wemoe.data.batches import Batch, Samples, sorted_batches
+from wemoe.data.batches import Batch, Samples, read_all
 from wemoe.modes import evaluating
 from wemoe.suites import Suite
 
@@ -47,10 +48,8 @@ class ExpertAnswers:
     def _compute(self, task: str, samples: Samples) -> Tensor:
         suite, expert = self._suite, self._suite.experts[task]
         with evaluating(expert), torch.no_grad():
-            batches = sorted_batches(samples, suite.tasks[task].batch_size)
-            answers = [(batch.rows, suite.predict(expert, batch, task)) for batch in batches]
-        rows, logits = (torch.cat(parts) for parts in zip(*answers, strict=True))
-        return logits[rows.argsort()]
+            read = partial(suite.predict, expert, task=task)
+            return read_all(samples, suite.tasks[task].batch_size, read)
 
 
 def _reader(logits: Tensor) -> Callable[[Batch], Tensor]:

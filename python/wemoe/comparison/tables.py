@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from wemoe.text_tables import aligned
+
 MEASURED = (
     "Accuracies are in percent, on test data. The normalised average divides each task's accuracy by that of its own "
     "expert. Options in brackets were searched on validation data. Trained: numbers that the merge trains, on "
@@ -19,9 +21,7 @@ def terminal(results: Mapping[str, Any]) -> str:
     tasks = [task[:6] for task in results["tasks"]]
     head = ["", *tasks, "avg", "norm.", "params", "trained", "MB", "s", "infer."]
     rows = [head] + [[name, *_values(row, results["tasks"])] for name, row in results["rows"].items()]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [" ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
-    return "\n".join([heading(results), "", *lines])
+    return "\n".join([heading(results), "", *aligned(rows, gap=" ")])
 
 
 def markdown(results: Mapping[str, Any]) -> str:

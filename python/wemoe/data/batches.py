@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -153,6 +153,19 @@ def sorted_batches(samples: Samples, size: int) -> Iterator[Batch]:
     lengths = samples.lengths()
     for chunk in _chunks(sorted(range(len(samples)), key=lengths.__getitem__), size):
         yield samples.batch(chunk)
+
+
+def read_all(samples: Samples, size: int, read: Callable[[Batch], Tensor]) -> Tensor:
+    """Return what a function gives for every sample, in the samples' order [len(samples), ...].
+
+    Args:
+        samples: what is read, in batches of samples of like length.
+        size: of a batch.
+        read: from a batch of B samples to [B, ...].
+    """
+    batches = [(batch.rows, read(batch)) for batch in sorted_batches(samples, size)]
+    rows, found = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    return found[rows.argsort()]
 
 
 class ShuffledBatches:
