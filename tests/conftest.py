@@ -4,9 +4,10 @@ import torch
 
 @pytest.fixture(autouse=True)
 def _reproducible():
-    """The same numbers in every run.
+    """The same results in every run and every order of tests.
 
-    Deterministic mode also fills new memory with NaN: an output that an op leaves unwritten shows.
+    Deterministic mode also fills new memory with NaN: an output that an op leaves unwritten shows. What was compiled
+    is dropped, since torch counts recompilations by code object, and transformers' models share theirs.
     """
     torch.manual_seed(0)
     torch.use_deterministic_algorithms(True)
@@ -15,3 +16,4 @@ def _reproducible():
     yield
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(False)
+    torch.compiler.reset()
