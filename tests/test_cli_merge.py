@@ -24,6 +24,7 @@ from wemoe.suites import Suite, load_suite
 
 COMMANDS = [command.name or command.callback.__name__ for command in cli.app.registered_commands]
 WITH_DATA = [name for name, kind in PARAMETERS.items() if kind.reads_data]
+MERGED_WITH_DATA = [name for name in WITH_DATA if not PARAMETERS[name].has_front]
 READ, ADAPT = {"examples": 4}, {"steps": 2, "learning_rate": 0.01}
 OPTIONS = {"fisher": READ, "regmean": READ, "adamerging": ADAPT, "wemoe": ADAPT, "e_wemoe": ADAPT}
 
@@ -273,7 +274,7 @@ def test_a_missing_model_and_a_missing_file_are_named(plain, tmp_path):
 # --- methods that read data ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", WITH_DATA)
+@pytest.mark.parametrize("method", MERGED_WITH_DATA)
 def test_methods_that_read_data_write_what_their_functions_make(texts, method):
     file = write(texts, **text_settings(texts), merge_method=method, parameters=OPTIONS[method], seed=1)
     said = succeed("merge", file, "--output", texts / "merged")
@@ -289,6 +290,16 @@ def test_methods_that_read_data_write_what_their_functions_make(texts, method):
         assert torch.equal(found[name], tensor), name
     base = suite.base.state_dict()
     assert any(not torch.equal(tensor, base[name]) for name, tensor in found.items() if name in base)
+
+
+def test_a_method_that_makes_a_front_is_left_to_its_own_command(texts):
+    file = write(texts, **text_settings(texts), merge_method="pwemoe")
+    for option in (["--dry-run"], ["--output", texts / "merged"]):
+        (line,) = refusal("merge", file, *option)
+        assert line.startswith("merge_method: pwemoe makes a model for every preference, which is trained on labels; ")
+        assert "`wemoe pareto CONFIG --output DIR`" in line
+    (line,) = refusal("adapt", file, "--output", texts / "adapted")
+    assert line == "merge_method: must be wemoe or e_wemoe, whose routers learn on unlabeled data; found 'pwemoe'"
 
 
 @pytest.mark.parametrize("method", ["regmean", "ties"])
@@ -392,7 +403,7 @@ def test_adapt_refuses_methods_without_routers_and_models_of_other_tasks(texts):
     settings = text_settings(texts)
     file = write(texts, **settings, merge_method="fisher")
     assert refusal("adapt", file, "--output", texts / "adapted") == [
-        "merge_method: must be wemoe or e_wemoe, which have routers; found 'fisher'"
+        "merge_method: must be wemoe or e_wemoe, whose routers learn on unlabeled data; found 'fisher'"
     ]
     base = tiny_bert()
     wemoe.upcycle(base, experts_of(base), progress=False).save_pretrained(texts / "routed")

@@ -10,10 +10,16 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from wemoe.config_sections import lines_of, nearest
-from wemoe.method_parameters import Linear, Routed
+from wemoe.method_parameters import Linear, PreferenceRouted, Routed
 
 if TYPE_CHECKING:
     from wemoe.merge_config import MergeConfig, ModelEntry
+
+LABELLED = {  # parts of the data, and what a front needs them for
+    "train": "trains on labelled data",
+    "validation": "measures losses on it",
+    "test": "measures accuracy on it",
+}
 
 
 def task_names(models: Sequence[ModelEntry]) -> list[str]:
@@ -58,7 +64,7 @@ def _model_problems(config: MergeConfig) -> Iterator[str]:
 
 
 def _method_problems(config: MergeConfig) -> Iterator[str]:
-    if isinstance(config.parameters, Routed) and config.out_dtype is not None:
+    if isinstance(config.parameters, Routed | PreferenceRouted) and config.out_dtype is not None:
         yield "out_dtype: a routed model is written as it was adapted; give dtype"
     if type(config.parameters).reads_data:
         if config.suite is None:
@@ -69,7 +75,20 @@ def _method_problems(config: MergeConfig) -> Iterator[str]:
                 yield f"tasks: {config.merge_method} reads data of every task; found none of {', '.join(missing)}"
     elif config.merge_method != "average":
         yield from _weight_problems(config)
-    yield from _sweep_problems(config)
+    yield from _front_problems(config) if type(config.parameters).has_front else _sweep_problems(config)
+
+
+def _front_problems(config: MergeConfig) -> Iterator[str]:
+    """A front is trained and measured on labels, and nothing of it is chosen."""
+    if config.sweep:
+        yield f"sweep: must be left out; {config.merge_method} makes a model for every preference"
+    key, tasks = ("models", list(config.experts)) if config.suite is None else ("suite.tasks", config.suite.tasks)
+    if len(tasks) == 1:
+        yield f"{key}: must be of two tasks or more, for a preference between them; found one"
+    for task, found in config.tasks.items():
+        for part, use in LABELLED.items():
+            if getattr(found, part) is None:
+                yield f"tasks.{task}.{part}: must be given; {config.merge_method} {use}"
 
 
 def _weight_problems(config: MergeConfig) -> Iterator[str]:

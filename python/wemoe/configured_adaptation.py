@@ -52,7 +52,10 @@ def adapt(
     """
     settings = settings_of(config)
     if not isinstance(settings.parameters, Routed):
-        raise ValueError(f"merge_method: must be wemoe or e_wemoe, which have routers; found {settings.merge_method!r}")
+        raise ValueError(
+            "merge_method: must be wemoe or e_wemoe, whose routers learn on unlabeled data; "
+            f"found {settings.merge_method!r}"
+        )
     if model is None:
         return merge(settings, output, device=device, progress=progress, tell=tell)
     place = check_device(device)

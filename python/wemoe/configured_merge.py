@@ -71,10 +71,11 @@ def merge(
     Raises:
         FileNotFoundError, ImportError: a model, an adapter or a file of data cannot be opened.
         OSError: the folder cannot be written; checked before any work.
-        ValueError: the configuration is wrong, there is no such device, base and experts do not fit (all that does not
-            is listed), a tensor is not finite, or a file is damaged.
+        ValueError: the configuration is wrong or its method makes a front, there is no such device, base and experts do
+            not fit (all that does not is listed), a tensor is not finite, or a file is damaged.
     """
     settings = settings_of(config)
+    _check_one_model(settings)
     place = check_device(device)
     tell = tell or (lambda _: None)
     check_writable(Path(output).absolute().parent)
@@ -96,9 +97,11 @@ def check(config: Config, device: str | torch.device | None = None) -> Report | 
 
     Raises:
         FileNotFoundError, ImportError: a model cannot be opened.
-        ValueError: the configuration is wrong, there is no such device, or a file is damaged.
+        ValueError: the configuration is wrong or its method makes a front, there is no such device, or a file is
+            damaged.
     """
     settings = settings_of(config)
+    _check_one_model(settings)
     check_device(device)
     if settings.suite is not None:
         return None
@@ -119,6 +122,15 @@ def settings_of(config: Config) -> MergeConfig:
         return read_config(config, to_merge=True)
     check_method_named(config.merge_method)
     return config
+
+
+def _check_one_model(config: MergeConfig) -> None:
+    """Check that the method makes one model."""
+    if type(config.parameters).has_front:
+        raise ValueError(
+            f"merge_method: {config.merge_method} makes a model for every preference, which is trained on labels; "
+            "run `wemoe pareto CONFIG --output DIR`, and `wemoe unload DIR/model --preference ...` for one of them"
+        )
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from pydantic import (
 
 from wemoe.config_checks import problems_of, task_names
 from wemoe.config_sections import Count, ModelSource, Number, Scalar, Section, lines_of, nearest, problems
-from wemoe.method_parameters import PARAMETERS, ModelParameters, Parameters
+from wemoe.method_parameters import PARAMETERS, ModelParameters, Parameters, PreferenceRouted
 from wemoe.task_config import SuiteConfig, TaskConfig
 from wemoe.yaml_files import read_yaml
 
@@ -49,6 +49,7 @@ Dtype = Annotated[
     BeforeValidator(lambda name: name.removeprefix("torch.") if isinstance(name, str) else name),
     Scalar,
 ]
+Baseline = Annotated[Literal["static", "grid", "mgda", "ls", "epo"], Scalar]
 Values = bool | int | float | str | tuple[Number, ...] | None
 
 
@@ -64,6 +65,27 @@ class ModelEntry(Section):
     model: ModelSource
     task: Annotated[str, Field(min_length=1, pattern="^[^/]*$")] | None = None
     parameters: ModelParameters = ModelParameters()
+
+
+class ParetoConfig(Section):
+    """How the front of a model that is steered by a preference is measured.
+
+    Attributes:
+        points: of the grid of preferences, along an edge from one task to another; by default 11 for two and three
+            tasks, and 2, the tasks themselves, for more. Equal preference is always measured too.
+        samples: at most so many of a task's validation data, and of its test data, are read; by default all.
+        baselines: what is measured beside it: `static`, task arithmetic weighted by the preference; `grid`, task
+            arithmetic with every combination of coefficients (two tasks); `mgda`, `ls` and `epo`, one fine-tuning of
+            the whole base on all tasks by each. The experts and the base are always measured.
+    """
+
+    points: Annotated[Count, Field(ge=2)] | None = None
+    samples: Count | None = None
+    baselines: tuple[Baseline, ...] = ("static",)
+
+    def points_for(self, tasks: int) -> int:
+        """Return the points along an edge of the grid, for a number of tasks."""
+        return self.points or (11 if tasks <= 3 else 2)
 
 
 class MergeConfig(Section):
@@ -89,6 +111,7 @@ class MergeConfig(Section):
         "slices": "layers are not rearranged here; list whole models under `models`",
         "modules": "parts of a model are not merged apart; list whole models under `models`",
         "tokenizer": "vocabularies are not merged; the base's tokenizer is kept, as `tokenizer_source: base` says",
+        "pareto": "is of methods that make a front, pwemoe; leave it out",
         "chat_template": "is not set here; the tokenizer files of the base are kept as they are",
     }
 
@@ -178,6 +201,17 @@ class MergeConfig(Section):
     def named_models(self) -> Iterator[tuple[str, ModelEntry]]:
         """Yield every model of the list with its name."""
         return zip(task_names(self.models), self.models, strict=True)
+
+
+class FrontConfig(MergeConfig):
+    """What a configuration file says for a method that makes a front.
+
+    Attributes:
+        pareto: how the front is measured.
+    """
+
+    parameters: PreferenceRouted = PreferenceRouted()
+    pareto: ParetoConfig = ParetoConfig()
 
 
 def read_config(
@@ -274,7 +308,7 @@ def _class_of(method: str) -> type[MergeConfig]:
     models: Any = tuple[entry, ...]  # type: ignore[valid-type]  # a class made one line above
     return create_model(
         f"MergeConfig_{method}",
-        __base__=MergeConfig,
+        __base__=FrontConfig if shared.has_front else MergeConfig,
         merge_method=(names, ...),
         models=(models, ()),
         parameters=(shared, shared()),

@@ -43,12 +43,14 @@ class Parameters(Section):
         without_effect: parameters that are taken, as mergekit takes them, and change nothing.
         needs_base: whether there must be a `base_model`.
         reads_data: whether there must be tasks to read.
+        has_front: whether the result is a front of models, one for every preference over the tasks.
     """
 
     per_model: ClassVar[type[ModelParameters]] = ModelParameters
     without_effect: ClassVar[frozenset[str]] = frozenset()
     needs_base: ClassVar[bool] = True
     reads_data: ClassVar[bool] = False
+    has_front: ClassVar[bool] = False
 
 
 class Static(Parameters):
@@ -162,6 +164,23 @@ class Routed(Adaptive):
     learning_rate: Rate = 1e-4
 
 
+class PreferenceRouted(Parameters):
+    """As of `wemoe.upcycle`, and of `wemoe.pareto.train` after it; the defaults are the published ones."""
+
+    reads_data: ClassVar[bool] = True
+    has_front: ClassVar[bool] = True
+
+    modules: Annotated[Literal["mlp", "mlp+attention", "all"], Scalar] = "mlp"
+    router_hidden_layers: Annotated[Literal[1, 2], Scalar] = 2
+    init_lambda: Number = 0.3
+    scalarization: Annotated[Literal["ls", "epo"], Scalar] = "ls"
+    steps: Count = 4000
+    learning_rate: Rate = 1e-2
+    final_rate: Annotated[Number, Field(ge=0, le=1)] = 0.1
+    concentration: Rate = 1.0
+    batch_size: Count = 16
+
+
 PARAMETERS: dict[str, type[Parameters]] = {
     "linear": Linear,
     "task_arithmetic": TaskArithmetic,
@@ -173,4 +192,5 @@ PARAMETERS: dict[str, type[Parameters]] = {
     "adamerging": AdaMerging,
     "wemoe": Routed,
     "e_wemoe": Routed,
+    "pwemoe": PreferenceRouted,
 }

@@ -187,7 +187,7 @@ def load_suite(
 
 
 def load_text6(config: SuiteConfig, watch: Stopwatch) -> tuple[PreTrainedModel, dict[str, Task]]:
-    """Load MiniLM, downloading it at first use, and the six tasks of the text pack.
+    """Load MiniLM, downloading it at first use, and the chosen tasks of the text pack.
 
     Raises:
         ConnectionError: MiniLM is not in the cache and can't be downloaded.
@@ -195,7 +195,8 @@ def load_text6(config: SuiteConfig, watch: Stopwatch) -> tuple[PreTrainedModel, 
     """
     with watch.stage("load texts and base model"):
         base, tokenizer = minilm.load()
-        tasks = {name: tokenize_task(task, tokenizer, config.max_length) for name, task in text6.load().items()}
+        texts = text6.load()
+        tasks = {name: tokenize_task(texts[name], tokenizer, config.max_length) for name in config.tasks}
     return base, tasks
 
 

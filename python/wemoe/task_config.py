@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from wemoe.data.text6 import TASKS
 
 Pooling = Literal["mean", "cls", "pooler"]
 Part = Literal["train", "validation", "unlabeled", "test"]
@@ -122,6 +124,7 @@ class SuiteConfig(BaseModel):
 
     Attributes:
         name: `text6`, six text tasks on MiniLM, with experts that are fine-tuned once and cached.
+        tasks: which of its tasks, in this order; all by default.
         max_length: number of tokens that texts are cut to.
         fine_tuning: how its experts are made.
     """
@@ -129,6 +132,7 @@ class SuiteConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Literal["text6"]
+    tasks: tuple[str, ...] = Field(default=TASKS, min_length=1)
     max_length: int = Field(default=40, ge=2)
     fine_tuning: FineTuning = FineTuning()
 
@@ -136,3 +140,13 @@ class SuiteConfig(BaseModel):
     @classmethod
     def _from_name(cls, found: Any) -> Any:
         return {"name": found} if isinstance(found, str) else found
+
+    @field_validator("tasks")
+    @classmethod
+    def _check_tasks(cls, tasks: tuple[str, ...]) -> tuple[str, ...]:
+        for task in tasks:
+            if task not in TASKS:
+                raise ValueError(f"must be among the suite's, {', '.join(TASKS)}; found {task!r}")
+        if len(set(tasks)) != len(tasks):
+            raise ValueError(f"must be distinct; found {', '.join(tasks)}")
+        return tasks

@@ -11,6 +11,7 @@ _Schema = Annotated[bool, typer.Option("--schema", help="Print the JSON schema o
 ROUTED = {
     "wemoe": "each sample its own weights: a router in every MLP, learned on unlabeled data",
     "e_wemoe": "wemoe with one router for all MLPs and task vectors of which a tenth is kept",
+    "pwemoe": "a model for every preference between the tasks: routers of the preference, trained by `wemoe pareto`",
 }
 
 

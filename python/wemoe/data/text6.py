@@ -25,6 +25,7 @@ from typing import Any
 
 PACK = Path(__file__).with_name("text6.json.xz")
 SHA256 = "c20b8e0a9f8193ec70fb402e2cf3ea439efdac096806e4f63e26dd1b544e89db"
+TASKS = ("movies", "amazon", "supersense", "hypernym", "icd", "pos")
 
 Text = str | tuple[str, str]
 
