@@ -37,3 +37,19 @@ def test_an_error_leaves_the_folder_as_it_was(tmp_path):
         fail_midway()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["old"]
+
+
+def test_files_replace_those_of_their_names_at_any_depth_and_what_is_stale(tmp_path):
+    out = tmp_path / "out"
+    (out / "model").mkdir(parents=True)
+    for name in ("front.json", "model/a.bin", "model/b.bin", "model/notes.txt", "b.bin"):
+        (out / name).write_text("old")
+    with replacing_files(out, stale=("model/*.bin",)) as staging:
+        (staging / "model").mkdir()
+        for name in ("front.json", "front.csv", "model/a.bin"):
+            (staging / name).write_text("new")
+    found = {str(path.relative_to(out)): path.read_text() for path in out.rglob("*") if path.is_file()}
+    assert found == {
+        "front.json": "new", "front.csv": "new", "model/a.bin": "new", "model/notes.txt": "old", "b.bin": "old",
+    }  # fmt: skip
+    assert list(tmp_path.iterdir()) == [out]

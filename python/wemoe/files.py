@@ -48,11 +48,11 @@ def replacing_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def replacing_files(folder: str | os.PathLike[str], stale: tuple[str, ...]) -> Iterator[Path]:
-    """Yield a temporary folder whose files move into `folder` when the block ends without an error.
+    """Yield a temporary folder whose files, at any depth, move into `folder` when the block ends without an error.
 
     Args:
         folder: where the files go; made if missing. A new folder appears whole.
-        stale: glob patterns of files in `folder` that the new ones replace, whatever their names.
+        stale: glob patterns of files in `folder` that the new ones replace, whatever their names; `*.bin`, `model/*.bin`.
     """
     target = Path(folder)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -63,11 +63,12 @@ def replacing_files(folder: str | os.PathLike[str], stale: tuple[str, ...]) -> I
         if not target.exists():
             staging.rename(target)
             return
-        names = {path.name for path in staging.iterdir()}
-        for path in staging.iterdir():
-            path.replace(target / path.name)
+        files = [path.relative_to(staging) for path in staging.rglob("*") if path.is_file()]
+        for file in files:
+            (target / file).parent.mkdir(parents=True, exist_ok=True)
+            (staging / file).replace(target / file)
         for path in {path for pattern in stale for path in target.glob(pattern)}:
-            if path.name not in names:
+            if path.relative_to(target) not in files:
                 path.unlink()
     finally:
         shutil.rmtree(staging, ignore_errors=True)
