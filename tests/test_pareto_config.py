@@ -48,6 +48,7 @@ def test_the_published_settings_are_the_defaults():
         "final_rate": 0.1,
         "concentration": 1.0,
         "batch_size": 16,
+        "train_on": "train",
     }
     assert found.adaptation_steps == 4000
 
@@ -97,14 +98,21 @@ def test_a_front_is_measured_on_the_published_grids():
         (own, {"models": [{"model": "movies"}], "tasks": {"movies": DATA}},
          ["models: must be of two tasks or more, for a preference between them; found one"]),
         (own, {"tasks": {"movies": DATA, "icd": {"unlabeled": "d.csv"}}}, [
-            "tasks.icd.train: must be given; pwemoe trains on labelled data",
+            "tasks.icd.train: must be given; pwemoe learns from it",
             "tasks.icd.validation: must be given; pwemoe measures losses on it",
             "tasks.icd.test: must be given; pwemoe measures accuracy on it",
         ]),
+        (config, {"suite": "text6", "pareto": {"baselines": ["static", "grid"]}},
+         ["pareto.baselines: grid is of two tasks; of 6 it has too many models"]),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_told_in_one_line_by_its_path(make, changes, lines):
     assert refusal(make, **changes) == lines
+
+
+def test_routers_that_learn_from_validation_data_need_no_training_data():
+    tasks = {task: {"validation": "b.csv", "test": "c.csv"} for task in ("movies", "icd")}
+    assert own(tasks=tasks, parameters={"train_on": "validation"}).parameters.train_on == "validation"
 
 
 @pytest.mark.parametrize("method", [None, "wemoe", "ties"])

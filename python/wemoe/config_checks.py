@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from pydantic import ValidationError
 
@@ -13,13 +13,9 @@ from wemoe.config_sections import lines_of, nearest
 from wemoe.method_parameters import Linear, PreferenceRouted, Routed
 
 if TYPE_CHECKING:
-    from wemoe.merge_config import MergeConfig, ModelEntry
+    from wemoe.merge_config import FrontConfig, MergeConfig, ModelEntry
 
-LABELLED = {  # parts of the data, and what a front needs them for
-    "train": "trains on labelled data",
-    "validation": "measures losses on it",
-    "test": "measures accuracy on it",
-}
+LABELLED = {"train": "learns from it", "validation": "measures losses on it", "test": "measures accuracy on it"}
 
 
 def task_names(models: Sequence[ModelEntry]) -> list[str]:
@@ -75,20 +71,26 @@ def _method_problems(config: MergeConfig) -> Iterator[str]:
                 yield f"tasks: {config.merge_method} reads data of every task; found none of {', '.join(missing)}"
     elif config.merge_method != "average":
         yield from _weight_problems(config)
-    yield from _front_problems(config) if type(config.parameters).has_front else _sweep_problems(config)
+    if type(config.parameters).has_front:
+        yield from _front_problems(cast("FrontConfig", config))
+    else:
+        yield from _sweep_problems(config)
 
 
-def _front_problems(config: MergeConfig) -> Iterator[str]:
+def _front_problems(config: FrontConfig) -> Iterator[str]:
     """A front is trained and measured on labels, and nothing of it is chosen."""
     if config.sweep:
         yield f"sweep: must be left out; {config.merge_method} makes a model for every preference"
     key, tasks = ("models", list(config.experts)) if config.suite is None else ("suite.tasks", config.suite.tasks)
     if len(tasks) == 1:
         yield f"{key}: must be of two tasks or more, for a preference between them; found one"
+    needed = [part for part in LABELLED if part != "train" or config.parameters.train_on == "train"]
     for task, found in config.tasks.items():
-        for part, use in LABELLED.items():
+        for part in needed:
             if getattr(found, part) is None:
-                yield f"tasks.{task}.{part}: must be given; {config.merge_method} {use}"
+                yield f"tasks.{task}.{part}: must be given; {config.merge_method} {LABELLED[part]}"
+    if len(tasks) > 2 and "grid" in config.pareto.baselines:
+        yield f"pareto.baselines: grid is of two tasks; of {len(tasks)} it has too many models"
 
 
 def _weight_problems(config: MergeConfig) -> Iterator[str]:

@@ -83,10 +83,7 @@ def merge(
         tell(f"note: {note}")
     with ExitStack() as stack:
         suite = load_suite(settings, device=place) if settings.suite is not None else None
-        sources = stack.enter_context(_open(settings, suite, device))
-        report = preflight(sources, dtype=_dtype(settings))
-        tell(str(report))
-        report.raise_if_broken()
+        sources = stack.enter_context(fitting_sources(settings, suite, device, tell))
         if suite is None and (type(settings.parameters).reads_data or settings.sweep):
             suite = load_suite(settings, device=place)
         return _write(settings, sources, suite, Path(output), progress, tell)
@@ -131,6 +128,23 @@ def _check_one_model(config: MergeConfig) -> None:
             f"merge_method: {config.merge_method} makes a model for every preference, which is trained on labels; "
             "run `wemoe pareto CONFIG --output DIR`, and `wemoe unload DIR/model --preference ...` for one of them"
         )
+
+
+@contextmanager
+def fitting_sources(
+    config: MergeConfig, suite: Suite | None, device: str | torch.device | None, tell: Callable[[str], None]
+) -> Iterator[Sources]:
+    """Open the base and the experts of a configuration, or of a built-in suite, and tell what preflight finds.
+
+    Raises:
+        FileNotFoundError, ImportError: a model cannot be opened.
+        ValueError: base and experts do not fit (all that does not is listed), or a file is damaged.
+    """
+    with _open(config, suite, device) as sources:
+        report = preflight(sources, dtype=_dtype(config))
+        tell(str(report))
+        report.raise_if_broken()
+        yield sources
 
 
 @contextmanager

@@ -81,7 +81,7 @@ def write_merged(
     check_dtype("dtype", dtype)
     sources.check()
     target = Path(output)
-    _check_apart(target, sources)
+    check_apart(target, sources)
     check_writable(os.path.dirname(os.path.abspath(target)))
     config = _config(sources, dtype)
     tensors, dropped = _tensors(sources, rule, dtype, config)
@@ -107,7 +107,12 @@ def write_merged(
             (staging / CARD_FILE).write_text(text, encoding="utf-8")
 
 
-def _check_apart(target: Path, sources: Sources) -> None:
+def check_apart(target: Path, sources: Sources) -> None:
+    """Check that an output folder is none of those that are merged.
+
+    Raises:
+        ValueError: it is.
+    """
     for weights in (sources.base, *sources.experts.values()):
         if weights.folder is not None and target.exists() and target.samefile(weights.folder):
             raise ValueError(f"output must be a folder of its own; found that of {weights.label}, {str(target)!r}")

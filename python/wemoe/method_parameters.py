@@ -165,7 +165,12 @@ class Routed(Adaptive):
 
 
 class PreferenceRouted(Parameters):
-    """As of `wemoe.upcycle`, and of `wemoe.pareto.train` after it; the defaults are the published ones."""
+    """As of `wemoe.upcycle`, and of `wemoe.pareto.train` after it; the defaults are the published ones.
+
+    Attributes:
+        train_on: labelled part that routers learn on. `validation` is one half of each task's, and losses are measured
+            on the other half: for experts that know their training data by heart, of which routers learn nothing.
+    """
 
     reads_data: ClassVar[bool] = True
     has_front: ClassVar[bool] = True
@@ -179,6 +184,7 @@ class PreferenceRouted(Parameters):
     final_rate: Annotated[Number, Field(ge=0, le=1)] = 0.1
     concentration: Rate = 1.0
     batch_size: Count = 16
+    train_on: Annotated[Literal["train", "validation"], Scalar] = "train"
 
 
 PARAMETERS: dict[str, type[Parameters]] = {
