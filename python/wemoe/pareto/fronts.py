@@ -6,8 +6,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,21 +17,10 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 import wemoe
+from wemoe.evaluation import Measured
 from wemoe.files import write_text
 from wemoe.modes import evaluating
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What was measured of one model.
-
-    Attributes:
-        losses: by task, on validation data.
-        accuracies: by task, in [0, 1], on test data.
-    """
-
-    losses: dict[str, float]
-    accuracies: dict[str, float]
+from wemoe.pareto.steering import preference_tasks, restoring_preference
 
 
 @dataclass(frozen=True)
@@ -166,11 +154,12 @@ def evaluate(
         The front, one point for each preference, in their order.
 
     Raises:
+        TypeError: the model is not routed by preferences.
         ValueError: a preference is none, or what is measured is not of the model's tasks.
     """
+    tasks = preference_tasks(model)
     if preferences.dim() != 2:
         raise ValueError(f"preferences must be [K, T], one in each row; found shape {tuple(preferences.shape)}")
-    tasks = tuple(model.routing_config.tasks)
     points = []
     with restoring_preference(model), evaluating(model), torch.no_grad():
         for preference in tqdm(preferences, desc=f"evaluate ({label})", disable=not progress):
@@ -178,16 +167,6 @@ def evaluate(
             measured = measure(model)
             points.append(Point(_shortest(preference), measured.losses, measured.accuracies))
     return Front(label, tasks, tuple(points))
-
-
-@contextmanager
-def restoring_preference(model: nn.Module) -> Iterator[None]:
-    """Give a model the preference back that it has now, when the block ends."""
-    before = wemoe.get_preference(model)
-    try:
-        yield
-    finally:
-        wemoe.set_preference(model, before)
 
 
 def write_front_json(
