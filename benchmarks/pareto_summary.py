@@ -99,10 +99,13 @@ def interval(differences: Mapping[str, Sequence[float]], draws: int = DRAWS, see
     """A 95 % bootstrap interval of the mean of differences, by pair: pairs are drawn, and seeds within them."""
     generator = np.random.default_rng(seed)
     by_pair = [np.asarray(numbers) for numbers in differences.values()]
-    means = []
-    for _ in range(draws):
-        drawn = [by_pair[index] for index in generator.integers(len(by_pair), size=len(by_pair))]
-        means.append(np.mean([generator.choice(numbers, size=len(numbers)).mean() for numbers in drawn]))
+    drawn = generator.integers(len(by_pair), size=(draws, len(by_pair)))
+    means = np.zeros(draws)
+    for slot in drawn.T:  # [draws], which pair is drawn
+        of_pairs = [
+            numbers[generator.integers(len(numbers), size=(draws, len(numbers)))].mean(axis=1) for numbers in by_pair
+        ]
+        means += np.choose(slot, of_pairs) / len(by_pair)
     low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)
 
