@@ -145,7 +145,8 @@ def test_version():
 def test_help_names_every_command():
     result = run("--help")
     assert result.exit_code == 0
-    for command in ("merge", "adapt", "pareto", "evaluate", "compare", "unload", "methods", "quickstart", "count", "info"):
+    commands = ("merge", "adapt", "pareto", "evaluate", "compare", "unload", "methods", "quickstart", "count", "info")
+    for command in commands:
         assert f"\n  {command} " in result.stdout
 
 

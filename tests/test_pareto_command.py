@@ -132,7 +132,7 @@ def test_options_take_the_place_of_the_files_keys(texts):
     summary = json.loads((texts / "front" / "front.json").read_text())["summary"]
     assert (summary["seed"], summary["training"]["steps"]) == (7, 1)
     own, *others = read_front_json(texts / "front" / "front.json")
-    assert [point.preference for point in own.points] == [(0, 1), (1, 0), (0.5, 0.5)]  # equal preference is always there
+    assert [point.preference for point in own.points] == [(0, 1), (1, 0), (0.5, 0.5)]  # equal preference too
     assert [front.label for front in others] == ["individual models", "pre-trained"]
 
 
@@ -161,7 +161,8 @@ def fail(*_args, **_kwargs):
 def test_what_cannot_be_is_refused_before_any_work(texts, monkeypatch):
     monkeypatch.setattr("wemoe.configured_pareto.load_suite", fail)
     before = set(files_in(texts))
-    (line,) = refusal("pareto", write(texts, merge_method="fisher", parameters={}, pareto=None), "--output", texts / "o")
+    file = write(texts, merge_method="fisher", parameters={}, pareto=None)
+    (line,) = refusal("pareto", file, "--output", texts / "front")
     assert line == "merge_method: must be pwemoe, which makes a front; found 'fisher'"
     (line,) = refusal("pareto", write(texts, parameters={"step": 1}), "--output", texts / "front")
     assert line == "parameters.step: unknown key; did you mean 'steps'?"
@@ -260,7 +261,7 @@ def test_unload_takes_the_preference_that_was_saved(made, tmp_path):
         (["--preference", "colours=0.5,colours=0.5"], "--preference must name a task once; found "),
         (["--preference", "a,b"], "--preference must be like 0.7,0.3 or movies=0.7,icd=0.3; found 'a,b'"),
         (["--preference", "colours=a"], "--preference must be like 0.7,0.3 or movies=0.7,icd=0.3; found 'colours=a'"),
-        (["--routing-weights", "0.3,0.3"], "routing_weights belong to routers that read their input; give a preference"),
+        (["--routing-weights", "0.3,0.3"], "routing_weights belong to routers that read their input; "),
     ],
 )
 def test_unload_refuses_what_is_no_preference(made, tmp_path, options, message):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +21,7 @@ from wemoe.pareto.rays import simplex_grid
 from wemoe.routed_classes import RoutedModule
 from wemoe.stopwatch import Stopwatch
 from wemoe.suites import Suite
+from wemoe.task_config import Part
 
 Measure = Callable[[nn.Module], Measured]
 
@@ -63,12 +63,10 @@ def baseline_fronts(
     return tuple(fronts)
 
 
-def _task_arithmetic(
-    config: FrontConfig, suite: Suite, measure: Measure, watch: Stopwatch, progress: bool
-) -> Front:
+def _task_arithmetic(config: FrontConfig, suite: Suite, measure: Measure, watch: Stopwatch, progress: bool) -> Front:
     """Measure task arithmetic weighted by the preference, scaled as is best on the data that losses are chosen by."""
     tasks = len(suite.experts)
-    part = "train" if config.parameters.train_on == "validation" else "validation"  # which `held_out` made of it
+    part: Part = "train" if config.parameters.train_on == "validation" else "validation"  # which `held_out` made of it
 
     def losses(model: nn.Module) -> Mapping[str, float]:
         return mean_losses(model, suite.batches(part=part, samples=config.pareto.samples), suite.loss)

@@ -18,8 +18,8 @@ from wemoe.device_maps import check_device
 from wemoe.files import check_writable
 from wemoe.info import collect
 from wemoe.merge_config import FrontConfig
-from wemoe.merged_folders import check_apart
 from wemoe.merged_card import without_paths
+from wemoe.merged_folders import check_apart
 from wemoe.pareto.figures import Figures, figures_of, table
 from wemoe.pareto.folders import MODEL, write_front_folder
 from wemoe.pareto.fronts import Front
@@ -177,9 +177,7 @@ def _summary(
 
 def _metrics(figures: Figures) -> dict[str, float]:
     """Return what the model card tells of the front."""
-    return {
-        f"front: {name.replace('_', ' ')}": value for name, value in asdict(figures).items() if value is not None
-    }
+    return {f"front: {name.replace('_', ' ')}": value for name, value in asdict(figures).items() if value is not None}
 
 
 def _told(config: FrontConfig, training: Training, watch: Stopwatch) -> str:

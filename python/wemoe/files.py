@@ -52,7 +52,8 @@ def replacing_files(folder: str | os.PathLike[str], stale: tuple[str, ...]) -> I
 
     Args:
         folder: where the files go; made if missing. A new folder appears whole.
-        stale: glob patterns of files in `folder` that the new ones replace, whatever their names; `*.bin`, `model/*.bin`.
+        stale: glob patterns of files in `folder` (`*.bin`, `model/*.bin`) that the new ones replace, whatever their
+            names.
     """
     target = Path(folder)
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,8 @@ _Output = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the plain 
 _Preference = Annotated[
     str | None,
     typer.Option(
-        metavar="V1,V2", help="Of a PWEMoE, how much each task counts: 0.7,0.3 in the model's order, or movies=0.7,icd=0.3."
+        metavar="V1,V2",
+        help="Of a PWEMoE, how much each task counts: 0.7,0.3 in the model's order, or movies=0.7,icd=0.3.",
     ),
 ]
 _Weights = Annotated[
