@@ -14,7 +14,7 @@ from transformers import (
     ViTModel,
 )
 
-from wemoe.layers import RoutedMLP
+from wemoe.router_sharing import routers_of
 
 VOCABULARY = 50
 
@@ -78,11 +78,10 @@ def experts_of(base, tasks: int = 3):
 
 
 def randomised(model):
-    """A routed model whose routers were given weights that tell samples apart."""
-    for module in model.modules():
-        if isinstance(module, RoutedMLP):
-            for parameter in module.router.parameters():
-                nn.init.normal_(parameter, std=0.3)
+    """A routed model whose routers were given weights that tell samples, or preferences, apart."""
+    for router in routers_of(model):
+        for parameter in router.parameters():
+            nn.init.normal_(parameter, std=0.3)
     return model
 
 
