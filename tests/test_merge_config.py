@@ -334,13 +334,15 @@ FUNCTIONS = {
     "adamerging": [wemoe.adamerging, wemoe.adapt],
     "wemoe": [wemoe.upcycle, wemoe.adapt],
     "e_wemoe": [wemoe.upcycle, wemoe.adapt],
+    "pwemoe": [wemoe.upcycle, wemoe.pareto.train],
 }
 
 
 @pytest.mark.parametrize("method", FUNCTIONS)
 def test_methods_that_read_data_take_the_keywords_of_their_functions(method):
     known = {name for function in FUNCTIONS[method] for name in inspect.signature(function).parameters}
-    assert set(PARAMETERS[method].model_fields) - {"batch_size"} <= known
+    of_the_data = {"batch_size", "train_on"}
+    assert set(PARAMETERS[method].model_fields) - of_the_data <= known
 
 
 def test_steps_are_those_of_the_method_or_else_of_all_methods():

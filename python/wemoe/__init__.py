@@ -14,6 +14,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from wemoe import pareto
     from wemoe.adaptation import CollapseWarning, adamerging, adapt
     from wemoe.configured_merge import merge
     from wemoe.drop_in import WeightEnsemblingMoE
@@ -113,6 +114,7 @@ __all__ = [
     "merge",
     "merge_and_unload",
     "open_sources",
+    "pareto",
     "plot_first_choices",
     "plot_routing",
     "plot_routing_bars",
@@ -131,6 +133,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "pareto":
+        return importlib.import_module("wemoe.pareto")
     if name not in _HOMES:
         raise AttributeError(f"module 'wemoe' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
