@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 import wemoe
-from wemoe.evaluation.measured import Measured as Measured
+from wemoe.evaluation import Measured
 from wemoe.files import write_text
 from wemoe.modes import evaluating
 from wemoe.pareto.steering import preference_tasks, restoring_preference
