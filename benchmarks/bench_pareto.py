@@ -1,8 +1,8 @@
 """A training step of preference routers, against a statically merged model and against plain PyTorch.
 
 One batch of each of six tasks: forward, cross-entropy of a frozen head, gradients of the routers, and the step. The
-plain model is statically merged; of it, the same losses are differentiated by the embeddings that go in. `vectorised` is
-plain PyTorch that merges once for all tasks too. Weights are random and nothing is downloaded.
+plain model is statically merged; the same losses of it are differentiated by the embeddings that go in. `vectorised`
+is plain PyTorch that merges once for all tasks too. Weights are random and nothing is downloaded.
 """
 
 from functools import partial
