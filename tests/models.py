@@ -14,7 +14,8 @@ from transformers import (
     ViTModel,
 )
 
-from wemoe.layers import RoutedMLP
+from wemoe.preference_routers import PreferenceRouter
+from wemoe.router_sharing import routers_of
 
 VOCABULARY = 50
 
@@ -78,11 +79,13 @@ def experts_of(base, tasks: int = 3):
 
 
 def randomised(model):
-    """A routed model whose routers were given weights that tell samples apart."""
-    for module in model.modules():
-        if isinstance(module, RoutedMLP):
-            for parameter in module.router.parameters():
-                nn.init.normal_(parameter, std=0.3)
+    """A routed model whose routers were given weights that tell samples, or preferences, apart."""
+    for router in routers_of(model):
+        for parameter in router.parameters():
+            nn.init.normal_(parameter, std=0.3)
+        if isinstance(router, PreferenceRouter) and router.fc1 is not None:
+            router.fc1.weight.data.abs_()  # one preference could leave every hidden unit dead
+            router.fc1.bias.data.abs_()
     return model
 
 

@@ -49,7 +49,7 @@ def test_every_weight_is_the_base_plus_the_weighted_task_vectors():
     base = tiny_bert()
     experts = experts_of(base)
     model = wemoe.upcycle(base, experts, router_hidden_layers=0, progress=False)
-    plain = wemoe.merge_and_unload(model, RATES)
+    plain = wemoe.merge_and_unload(model, routing_weights=RATES)
     for name, theta in base.state_dict().items():
         in_mlp = "intermediate" in name or ("output.dense" in name and "attention" not in name)
         rates = RATES if in_mlp else [0.3] * 3
@@ -77,7 +77,8 @@ def test_recorded_routing_may_stand_in_for_a_deeper_router():
     inputs = inputs_of(model, batch=1)  # of one sample, the mean is the routing itself
     with torch.inference_mode(), wemoe.record_routing(model) as routing:
         expected = model(**inputs).last_hidden_state
-    plain = wemoe.merge_and_unload(model, {path: calls[0].mean(dim=0) for path, calls in routing.items()})
+    means = {path: calls[0].mean(dim=0) for path, calls in routing.items()}
+    plain = wemoe.merge_and_unload(model, routing_weights=means)
     with torch.inference_mode():
         # as above
         torch.testing.assert_close(plain(**inputs).last_hidden_state, expected, atol=2e-5, rtol=1e-4)
@@ -96,7 +97,7 @@ def test_recorded_routing_may_stand_in_for_a_deeper_router():
 )
 def test_routing_weights_that_do_not_fit_are_refused(given, message):
     with pytest.raises(ValueError, match=message):
-        wemoe.merge_and_unload(routed(tiny_bert()), given)
+        wemoe.merge_and_unload(routed(tiny_bert()), routing_weights=given)
 
 
 def test_the_routed_model_stays_as_it_was_and_shares_no_memory():
@@ -186,4 +187,4 @@ def test_a_merged_weight_beyond_float16_is_refused():
     experts = {"large": fine_tuned(base, seed=1).half()}
     model = wemoe.upcycle(base.half(), experts, router_hidden_layers=0, progress=False)
     with pytest.raises(ValueError, match=r"the merged 'encoder.layer.0.output.dense.up.weight' in float16"):
-        wemoe.merge_and_unload(model, [1e6])
+        wemoe.merge_and_unload(model, routing_weights=[1e6])

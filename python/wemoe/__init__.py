@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from wemoe.merging.rules import open_sources
     from wemoe.mlps import MLPSlots
     from wemoe.models import Family
+    from wemoe.preferences import get_preference, set_preference
     from wemoe.report import plot_first_choices, plot_routing, plot_routing_bars
     from wemoe.router_files import load_routers, save_routers
     from wemoe.sparse_layers import SparseRoutedLinear
@@ -61,6 +62,7 @@ _HOMES = {
     "fisher": "wemoe.merging",
     "from_pretrained": "wemoe.loading",
     "frozen_head": "wemoe.heads",
+    "get_preference": "wemoe.preferences",
     "load_heads": "wemoe.heads",
     "load_routers": "wemoe.router_files",
     "merge": "wemoe.configured_merge",
@@ -72,6 +74,7 @@ _HOMES = {
     "record_routing": "wemoe.inspection",
     "regmean": "wemoe.merging",
     "save_routers": "wemoe.router_files",
+    "set_preference": "wemoe.preferences",
     "summarise_routing": "wemoe.inspection",
     "sweep": "wemoe.sweeping",
     "task_arithmetic": "wemoe.merging",
@@ -104,6 +107,7 @@ __all__ = [
     "fisher",
     "from_pretrained",
     "frozen_head",
+    "get_preference",
     "load_heads",
     "load_routers",
     "merge",
@@ -115,6 +119,7 @@ __all__ = [
     "record_routing",
     "regmean",
     "save_routers",
+    "set_preference",
     "summarise_routing",
     "sweep",
     "task_arithmetic",

@@ -10,7 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from wemoe.models.families import Family
-from wemoe.routed_methods import RoutedMethod
+from wemoe.routed_methods import Modules, RoutedMethod
 
 FORMAT_VERSION: Literal[2] = 2
 READABLE_VERSIONS = (1, 2)
@@ -56,7 +56,9 @@ class RoutingConfig(BaseModel):
     Attributes:
         format_version: of the saved checkpoint.
         wemoe_version: of the library that wrote it.
-        method: the method by its name, `wemoe` or `e_wemoe`.
+        method: the method by its name, one of `wemoe.routed_methods.ROUTED_METHODS`.
+        reads: what routers read, the `input` of their module or the user's `preference`.
+        modules: which modules have a router.
         share_router: whether all MLPs have one router.
         prune_ratio: share of the entries of each tensor of each task vector that was removed.
         position_encoding: whether the shared router also reads which block is asking.
@@ -75,7 +77,9 @@ class RoutingConfig(BaseModel):
 
     format_version: Literal[2] = FORMAT_VERSION
     wemoe_version: str | None = Field(default_factory=lambda: version("wemoe"))
-    method: Literal["wemoe", "e_wemoe"] = "wemoe"
+    method: Literal["wemoe", "e_wemoe", "pwemoe"] = "wemoe"
+    reads: Literal["input", "preference"] = "input"
+    modules: Modules = "mlp"
     share_router: bool = False
     prune_ratio: float = Field(default=0.0, ge=0, lt=1)
     position_encoding: bool = False

@@ -9,6 +9,10 @@ from torch import Tensor, nn
 
 from wemoe.layers import RoutedMLP
 from wemoe.packed_layers import PackedLinear
+from wemoe.preference_layers import PreferenceLayer
+from wemoe.router_sharing import routers_of
+
+Layer = PackedLinear | PreferenceLayer
 
 
 @dataclass(frozen=True)
@@ -45,10 +49,9 @@ def measure(model: nn.Module) -> Memory:
     Tensors that are shared count once.
     """
     layers = _layers(model)
-    routers = [module.router for module in model.modules() if isinstance(module, RoutedMLP)]
     total = size_of([*model.parameters(), *model.buffers()]) + sum(layer.filling_bytes for layer in layers)
     task_vectors = size_of(tensor for layer in layers for tensor in layer.task_parameters())
-    router = size_of(parameter for router in routers for parameter in router.parameters())
+    router = size_of(parameter for router in routers_of(model) for parameter in router.parameters())
     packed = max((layer.packing_bytes for layer in layers), default=0)
     return Memory(total - task_vectors - router, task_vectors, router, packed)
 
@@ -56,20 +59,22 @@ def measure(model: nn.Module) -> Memory:
 def measure_upcycling(model: nn.Module) -> Memory:
     """Measure a routed model, which may be on the meta device, and making it.
 
-    The merged MLP that a routed one replaces is there until then, and so is what taking task vectors needs.
+    The merged module that a routed one replaces is there until then, and so is what taking task vectors needs.
     """
     memory = measure(model)
-    mlps = [_layers(module) for module in model.modules() if isinstance(module, RoutedMLP)]
-    replaced = max((sum(_plain_size(layer) for layer in layers) for layers in mlps), default=0)
-    building = max((layer.building_bytes for layers in mlps for layer in layers), default=0)
+    placed = [_layers(module) for module in model.modules() if isinstance(module, RoutedMLP | PreferenceLayer)]
+    replaced = max((sum(_plain_size(layer) for layer in layers) for layers in placed), default=0)
+    building = max((layer.building_bytes for layers in placed for layer in layers), default=0)
     return replace(memory, transient=replaced + max(memory.transient, building))
 
 
-def _layers(module: nn.Module) -> list[PackedLinear]:
-    return [layer for layer in module.modules() if isinstance(layer, PackedLinear)]
+def _layers(module: nn.Module) -> list[Layer]:
+    return [layer for layer in module.modules() if isinstance(layer, Layer)]
 
 
-def _plain_size(layer: PackedLinear) -> int:
+def _plain_size(layer: Layer) -> int:
+    if isinstance(layer, PreferenceLayer):
+        return size_of(layer.base.parameters())
     return size_of(layer.parameters()) - size_of(layer.task_parameters())
 
 

@@ -21,6 +21,8 @@ from wemoe.config import check_dtype
 from wemoe.device_maps import Device, DeviceMap, device_of, dispatch, resolve
 from wemoe.footprint import measure, readable
 from wemoe.packed_layers import PackedLinear
+from wemoe.preference_layers import TaskVectors
+from wemoe.preference_routers import Preference
 from wemoe.repositories import GENERATION_FILE, locate
 from wemoe.routed_classes import RoutedModel, RoutedModule
 from wemoe.safe_tensors import StoredTensors
@@ -140,7 +142,8 @@ def set_dtypes(
     """Give the tensors of a skeleton the dtypes that they are to be loaded in."""
     for name, slot in slots.items():
         chosen = None
-        if contents[name].is_floating_point() and slot.persistent and not slot.tensor.requires_grad:
+        is_kept = slot.tensor.requires_grad or isinstance(slot.owners[0][0], Preference)
+        if contents[name].is_floating_point() and slot.persistent and not is_kept:
             chosen = task_vector_dtype or dtype if _is_task_vector(slot) else dtype
         slot.fill(contents[name].to(chosen or contents[name].dtype))
 
@@ -168,8 +171,13 @@ def _skeleton_of_given(checkpoint: Checkpoint, base_model: nn.Module) -> nn.Modu
 
 
 def _fits(slot: Slot, stored: Tensor) -> bool:
-    """Whether a tensor has the shape of its place; how many values sparse task vectors keep, only their masks tell."""
+    """Whether a tensor has the shape of its place.
+
+    How many values sparse task vectors keep, only their masks tell, and how many rows a preference has, only the file.
+    """
     owner, attribute = slot.owners[0]
+    if isinstance(owner, Preference):
+        return owner.fits(stored)
     if isinstance(owner, SparseRoutedLinear) and attribute == "values":
         return stored.dim() == 1
     return stored.shape == slot.tensor.shape
@@ -177,6 +185,8 @@ def _fits(slot: Slot, stored: Tensor) -> bool:
 
 def _is_task_vector(slot: Slot) -> bool:
     owner, _ = slot.owners[0]
+    if isinstance(owner, TaskVectors):
+        return True
     return isinstance(owner, PackedLinear) and any(slot.tensor is tensor for tensor in owner.task_parameters())
 
 

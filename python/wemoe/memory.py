@@ -16,7 +16,7 @@ from wemoe.loading import routed_skeleton, set_dtypes, stored_slots
 from wemoe.models import Family, find_blocks
 from wemoe.models.blocks import unknown_families
 from wemoe.routed_classes import RoutedModule
-from wemoe.routed_methods import RoutedMethod, choose
+from wemoe.routed_methods import Modules, RoutedMethod, choose
 from wemoe.safe_tensors import StoredTensors
 from wemoe.upcycling import skeleton_after_upcycling
 
@@ -27,6 +27,7 @@ def estimate_memory(
     *,
     method: str = "wemoe",
     router_hidden_layers: int = 2,
+    modules: Modules = "mlp",
     share_router: bool | None = None,
     prune_ratio: float | None = None,
     position_encoding: bool = False,
@@ -41,8 +42,10 @@ def estimate_memory(
         source: a base, which may be on the meta device where its family is known or given; the folder of a
             checkpoint; or a routed model, which is measured as it is.
         tasks: T, the number of experts; for a base.
-        method: as `upcycle` takes it, like the four that follow; for a base.
+        method: as `upcycle` takes it, like the five that follow; for a base. What a PWEMoE keeps merged between two
+            forwards at one preference, once its routed modules, comes on top.
         router_hidden_layers: depth of the routers, 0, 1 or 2.
+        modules: what a PWEMoE routes.
         share_router: whether all MLPs have one router.
         prune_ratio: share of the entries of task vectors that is removed. Entries that are zero already take nothing,
             and so a pruned model may be smaller than was estimated.
@@ -64,7 +67,7 @@ def estimate_memory(
     if isinstance(source, RoutedModule):
         return measure(source)
     if isinstance(source, nn.Module):
-        chosen = choose(method, share_router, prune_ratio, position_encoding)
+        chosen = choose(method, share_router, prune_ratio, position_encoding, modules)
         chosen.check(router_hidden_layers)
         config = _plan(source, tasks, method, chosen, router_hidden_layers, family)
         return measure_upcycling(skeleton_after_upcycling(source, config, task_vector_dtype))

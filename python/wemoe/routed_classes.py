@@ -127,7 +127,8 @@ class RoutedModel(RoutedModule, PreTrainedModel):  # type: ignore[misc, no-untyp
 
     def _reorder_cache(self, past_key_values: Cache, beam_idx: Tensor) -> Cache:
         """Reorder keys, values and routing weights; beam search calls this."""
-        keep_routing(past_key_values)
+        if self.routing_config.reads == "input":
+            keep_routing(past_key_values)
         past_key_values.reorder_cache(beam_idx)  # type: ignore[arg-type]
         return past_key_values
 

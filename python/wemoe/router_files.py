@@ -13,8 +13,8 @@ from torch import nn
 from wemoe.checkpoints import read_json, routing_config
 from wemoe.config import Provenance, RoutingConfig
 from wemoe.files import replacing_files
-from wemoe.layers import RoutedMLP
 from wemoe.routed_classes import RoutedModule
+from wemoe.router_sharing import routers_of
 from wemoe.safe_tensors import read_tensors
 from wemoe.saving import as_written
 
@@ -74,12 +74,7 @@ def load_routers(model: RoutedModule, folder: str | os.PathLike[str]) -> None:
 
 def _routers(model: RoutedModule) -> dict[str, nn.Parameter]:
     """Parameters of the routers by name; one that several layers share is there once."""
-    trained = {
-        id(parameter)
-        for module in model.modules()
-        if isinstance(module, RoutedMLP)
-        for parameter in module.router.parameters()
-    }
+    trained = {id(parameter) for router in routers_of(model) for parameter in router.parameters()}
     return {name: parameter for name, parameter in model.named_parameters() if id(parameter) in trained}
 
 

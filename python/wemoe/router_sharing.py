@@ -1,9 +1,13 @@
-"""Which router each MLP has: one of its own, or one for all of them (E-WEMoE, arXiv 2410.21804)."""
+"""Which router each MLP has: one of its own, or one for all of them (E-WEMoE, arXiv 2410.21804); and all of a model."""
 
 from __future__ import annotations
 
+from torch import nn
+
 from wemoe.config import RoutingConfig
+from wemoe.layers import RoutedMLP
 from wemoe.mlps import MLPParts, linear_sizes
+from wemoe.preference_layers import PreferenceLayer
 from wemoe.routed_methods import POSITION_WIDTH, encode_position
 from wemoe.routers import Router, build_router
 
@@ -45,3 +49,9 @@ class Routers:
             width += POSITION_WIDTH
         router = build_router(width, len(config.tasks), config.init_lambda, config.router_hidden_layers)
         return router.to(base.up.weight.device)
+
+
+def routers_of(model: nn.Module) -> list[nn.Module]:
+    """Return the routers of a model, each once."""
+    layers = (module for module in model.modules() if isinstance(module, RoutedMLP | PreferenceLayer))
+    return list({id(layer.router): layer.router for layer in layers}.values())

@@ -82,7 +82,7 @@ class LinearRouter(nn.Module):
 
     def __init__(self, hidden_size: int, num_tasks: int, init_lambda: float) -> None:
         super().__init__()
-        self.fc = _near_constant_linear(hidden_size, num_tasks, init_lambda)
+        self.fc = near_constant_linear(hidden_size, num_tasks, init_lambda)
 
     def forward(self, hidden_states: Tensor, token_mask: Tensor | None = None) -> Tensor:
         """Map hidden states [B, N, D] to routing weights [B, T]."""
@@ -102,8 +102,8 @@ class MLPRouter(nn.Module):
 
     def __init__(self, hidden_size: int, num_tasks: int, init_lambda: float) -> None:
         super().__init__()
-        self.fc1 = _near_constant_linear(hidden_size, hidden_size, 0.0)
-        self.fc2 = _near_constant_linear(hidden_size, num_tasks, init_lambda)
+        self.fc1 = near_constant_linear(hidden_size, hidden_size, 0.0)
+        self.fc2 = near_constant_linear(hidden_size, num_tasks, init_lambda)
 
     def forward(self, hidden_states: Tensor, token_mask: Tensor | None = None) -> Tensor:
         """Map hidden states [B, N, D] to routing weights [B, T]."""
@@ -138,7 +138,8 @@ def build_router(hidden_size: int, num_tasks: int, init_lambda: float, hidden_la
     raise ValueError(f"router_hidden_layers must be one of {ROUTER_DEPTHS}; found {hidden_layers}")
 
 
-def _near_constant_linear(inputs: int, outputs: int, bias: float) -> nn.Linear:
+def near_constant_linear(inputs: int, outputs: int, bias: float) -> nn.Linear:
+    """Make a linear map of the published initial values: its outputs start near one bias."""
     linear = nn.Linear(inputs, outputs)
     nn.init.normal_(linear.weight, std=0.01)
     nn.init.constant_(linear.bias, bias)

@@ -54,8 +54,8 @@ def unload_folder(
     if routing_weights is None:
         check_depth(read_checkpoint(source).config)
     model = from_pretrained(checkpoint, progress=progress)
-    constants = routing_constants(model, routing_weights)
-    plain = merge_and_unload(model, constants)
+    constants = routing_constants(model, routing_weights=routing_weights)
+    plain = merge_and_unload(model, routing_weights=constants)
     if not isinstance(plain, PreTrainedModel):
         raise ValueError(f"the base must be a class of transformers to be saved; found {type(plain).__name__}")
     with model_folder(target, source, _card(model.routing_config, constants)) as staging:

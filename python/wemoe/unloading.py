@@ -1,8 +1,9 @@
 """Unloading: constant routing weights folded into plain weights, W0 + sum_t lambda_t tau_t, once for all inputs.
 
 What comes out is a model of the base's own class that needs nothing of this library. With routers of depth 0 it
-computes what the routed model computes (AdaMerging with one coefficient per MLP and task). Deeper routers read their
-input: they can be replaced by constants, their mean over some data say, but that is another model.
+computes what the routed model computes (AdaMerging with one coefficient per MLP and task), and so it does with routers
+that read a preference (PWEMoE), for each preference another one. Routers that read their input can be replaced by
+constants, their mean over some data say, but that is another model.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from wemoe.heads import plain_class
 from wemoe.layers import RoutedMap, RoutedMLP
 from wemoe.mlps import LinearMap, parts_at
 from wemoe.models import find_blocks
+from wemoe.preference_layers import PreferenceLayer
+from wemoe.preferences import PreferenceLike, check_preference, get_preference
 from wemoe.routed_classes import RoutedModule
 from wemoe.routers import ConstantRouter
 from wemoe.skeletons import skeleton_of, without_weights
@@ -34,14 +37,20 @@ RoutingWeights = Tensor | Sequence[float] | Mapping[str, Tensor | Sequence[float
 
 
 def merge_and_unload(
-    model: RoutedModule, routing_weights: RoutingWeights | None = None, *, base_model: nn.Module | None = None
+    model: RoutedModule,
+    preference: PreferenceLike | None = None,
+    *,
+    routing_weights: RoutingWeights | None = None,
+    base_model: nn.Module | None = None,
 ) -> nn.Module:
     """Fold a routed model into a plain one.
 
     Args:
         model: a routed model, in memory; untouched.
-        routing_weights: [T] for all MLPs, in the order of the model's tasks, or by the path of each routed MLP, as
-            `wemoe.record_routing` names them. By default those of the routers, which must be of depth 0.
+        preference: of a PWEMoE, [T] or by task, as `wemoe.set_preference` takes it; by default the one that is set.
+        routing_weights: of a model whose routers read their input, [T] for all MLPs, in the order of the model's
+            tasks, or by the path of each routed MLP, as `wemoe.record_routing` names them. By default those of the
+            routers, which must be of depth 0.
         base_model: for a base of a class that is not in transformers: an instance of it, made like the base. Its
             weights are not used, and it stays untouched.
 
@@ -52,38 +61,56 @@ def merge_and_unload(
     Raises:
         TypeError: `model` is no routed model, or `base_model` is no plain module.
         ValueError: the routing depends on the input and no `routing_weights` are given, those are not T finite numbers
-            for every MLP, weights are sharded or not in memory, or a merged weight is beyond the range of float16.
+            for every MLP, there is no one preference or the model reads none, weights are sharded or not in memory, or
+            a merged weight is beyond the range of float16.
     """
     if not isinstance(model, RoutedModule):
         raise TypeError(f"model must be a routed model; found {type(model).__name__}")
     _check_in_memory(model)
-    routed = _routed_mlps(model)
-    chosen = routing_constants(model, routing_weights)
+    chosen = routing_constants(model, preference, routing_weights)
     plain = _skeleton(model, base_model)
     _share_alike(model, plain)
     _copy_rest(model, plain)
-    for path, family in find_blocks(plain, model.routing_config.families).items():
-        name = f"{path}.{family.mlp.replaced}"
-        parts = parts_at(plain.get_submodule(path), family.mlp)
-        mlp = routed[name]
-        for piece, target, layer in (
-            ("up", parts.up, mlp.up),
-            ("gate", parts.gate, mlp.gate),
-            ("down", parts.down, mlp.down),
-        ):
-            if target is not None and layer is not None:
-                _fold(f"{name}.{piece}", target, layer, chosen[name])
+    if model.routing_config.reads == "preference":
+        _fold_layers(model, plain, chosen)
+    else:
+        _fold_mlps(model, plain, chosen)
     return plain.train(model.training)
 
 
-def routing_constants(model: RoutedModule, routing_weights: RoutingWeights | None = None) -> dict[str, Tensor]:
-    """Return by the path of each routed MLP the routing weights [T] that it is folded with.
+def routing_constants(
+    model: RoutedModule, preference: PreferenceLike | None = None, routing_weights: RoutingWeights | None = None
+) -> dict[str, Tensor]:
+    """Return by the path of each routed MLP, or each module of a PWEMoE, the routing weights [T] of its fold.
 
     Raises:
         ValueError: as in `merge_and_unload`, of the routing.
     """
+    if model.routing_config.reads == "preference":
+        if routing_weights is not None:
+            raise ValueError("routing_weights belong to routers that read their input; this model reads a preference")
+        return _of_preference(model, preference)
+    if preference is not None:
+        raise ValueError(
+            f"preference belongs to a model of method pwemoe; found one of method {model.routing_config.method}. "
+            "Constant routing weights are given as routing_weights="
+        )
     routed = _routed_mlps(model)
     return _constants(model, routed) if routing_weights is None else _given(model, routed, routing_weights)
+
+
+def _of_preference(model: RoutedModule, preference: PreferenceLike | None) -> dict[str, Tensor]:
+    tasks = model.routing_config.tasks
+    value = get_preference(model) if preference is None else check_preference(preference, tasks)
+    rows = value.reshape(-1, len(tasks))
+    if len(rows) != 1:
+        raise ValueError(f"preference must be one for all samples, [T], to be folded; found {list(value.shape)}")
+    with torch.no_grad():
+        return {path: layer.router.routing_weights(rows)[0] for path, layer in _preference_layers(model).items()}
+
+
+def _preference_layers(model: nn.Module) -> dict[str, PreferenceLayer]:
+    return {path: module for path, module in model.named_modules() if isinstance(module, PreferenceLayer)}
 
 
 def _routed_mlps(model: nn.Module) -> dict[str, RoutedMLP]:
@@ -151,21 +178,54 @@ def _skeleton(model: RoutedModule, base_model: nn.Module | None) -> nn.Module:
 
 
 def _share_alike(model: RoutedModule, plain: nn.Module) -> None:
-    """Let the plain model hold once what the routed one does, outside its routed MLPs."""
+    """Let the plain model hold once what the routed one does, outside its routed modules."""
     if isinstance(plain, PreTrainedModel):
         plain.tie_weights()
-    inside = [f"{path}." for path in _routed_mlps(model)]
+    inside = [f"{path}." for path in (*_routed_mlps(model), *_preference_layers(model))]
     shared = find_shared(model)
     share(plain, {path: first for path, first in shared.items() if not path.startswith(tuple(inside))})
 
 
 def _copy_rest(model: RoutedModule, plain: nn.Module) -> None:
-    """Copy every tensor that both models have under one name: all but those of the MLPs."""
+    """Copy every tensor that both models have under one name: all but those of the routed modules."""
     own = {name: slot.tensor for slot in find_slots(model) for name in slot.names}
     for slot in find_slots(plain):
         name = next((name for name in slot.names if name in own), None)
         if name is not None:
             slot.fill(own[name].detach().clone())
+
+
+def _fold_mlps(model: RoutedModule, plain: nn.Module, chosen: Mapping[str, Tensor]) -> None:
+    """Fill the MLPs of a plain model, merged by the routing weights of each."""
+    routed = _routed_mlps(model)
+    for path, family in find_blocks(plain, model.routing_config.families).items():
+        name = f"{path}.{family.mlp.replaced}"
+        parts = parts_at(plain.get_submodule(path), family.mlp)
+        mlp = routed[name]
+        for piece, target, layer in (
+            ("up", parts.up, mlp.up),
+            ("gate", parts.gate, mlp.gate),
+            ("down", parts.down, mlp.down),
+        ):
+            if target is not None and layer is not None:
+                _fold(f"{name}.{piece}", target, layer, chosen[name])
+
+
+def _fold_layers(model: RoutedModule, plain: nn.Module, chosen: Mapping[str, Tensor]) -> None:
+    """Fill the modules of a plain model that a preference merges."""
+    for path, layer in _preference_layers(model).items():
+        target = plain.get_submodule(path)
+        with torch.no_grad():
+            merged = layer.merged(chosen[path].unsqueeze(0))
+        for slot in find_slots(target):
+            if isinstance(slot.tensor, nn.Parameter):
+                tensor = merged[slot.names[0]][0]
+                check_range(f"the merged {path}.{slot.names[0]!r}", tensor)
+                slot.fill(tensor.T.contiguous() if _is_transposed(target, slot.names[0]) else tensor.clone())
+
+
+def _is_transposed(module: nn.Module, name: str) -> bool:
+    return isinstance(module, Conv1D) and name == "weight"
 
 
 def _fold(path: str, target: LinearMap, layer: RoutedMap, routing_weights: Tensor) -> None:

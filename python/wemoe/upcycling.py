@@ -25,11 +25,12 @@ from wemoe.merging.running import base_module, expert_mlp
 from wemoe.merging.task_arithmetic import task_arithmetic_rule
 from wemoe.mlps import LinearMap, MLPParts, linear_sizes, parts_at
 from wemoe.models import Family, find_blocks
-from wemoe.models.blocks import takes_attention_mask, unknown_families
+from wemoe.models.blocks import is_batch_first, takes_attention_mask, unknown_families
+from wemoe.preference_upcycling import put_preference_layers, route_by_preference
 from wemoe.provenance import provenance_of
 from wemoe.routed_classes import RoutedBlock, RoutedCausalModel, RoutedModel, RoutedModule
-from wemoe.routed_methods import choose, kept_entries
-from wemoe.router_sharing import Routers
+from wemoe.routed_methods import Modules, choose, kept_entries
+from wemoe.router_sharing import Routers, routers_of
 from wemoe.routers import Router
 from wemoe.skeletons import skeleton_of, without_weights
 from wemoe.sparse_layers import SparseRoutedLinear
@@ -44,6 +45,7 @@ def upcycle(
     method: str = "wemoe",
     init_lambda: float = 0.3,
     router_hidden_layers: int = 2,
+    modules: Modules = "mlp",
     share_router: bool | None = None,
     prune_ratio: float | None = None,
     position_encoding: bool = False,
@@ -52,7 +54,7 @@ def upcycle(
     task_vector_dtype: torch.dtype | None = None,
     progress: bool = True,
 ) -> RoutedModule:
-    """Make a WEMoE or an E-WEMoE of a base and its experts (arXiv 2402.00433, section 3.3; arXiv 2410.21804).
+    """Make a WEMoE, an E-WEMoE or a PWEMoE of a base and its experts (arXiv 2402.00433, 2410.21804, 2406.09770).
 
     Every MLP becomes a routed MLP of the pre-trained weights, the experts' task vectors and a fresh router, whose
     random initial values come from torch's global generator; everything else is merged by task arithmetic. Padding
@@ -63,6 +65,9 @@ def upcycle(
     magnitude. Task vectors that are pruned are sparse, in memory and in files: at the published ratio in fp32 they take
     0.13 of their dense size. Each of the two choices can be made for itself.
 
+    The routers of a PWEMoE read the user's preference among the tasks in place of hidden states (`set_preference`), and
+    can route attention and norms as well. They are trained on labelled data (`wemoe.pareto.train`).
+
     Args:
         base_model: a Hugging Face model, or any module whose blocks stand in a list of layers; untouched. Families
             with descriptions are in `wemoe.models.FAMILIES`, other blocks are found by structure. Or where a
@@ -72,10 +77,15 @@ def upcycle(
             memory at a time. Heads that they have beside the base's backbone are left out (`wemoe.with_head` and
             `save_pretrained` take them); a base with a head of its own is upcycled as its backbone where the experts
             have other heads.
-        method: `wemoe`, a router for every MLP and whole task vectors, or `e_wemoe`, a shared router and task vectors
-            pruned by 0.9; what the two mean for the arguments that are None.
+        method: `wemoe`, a router for every MLP and whole task vectors; `e_wemoe`, a shared router and task vectors
+            pruned by 0.9, which is what it means for the arguments that are None; or `pwemoe`, routers that read a
+            preference.
         init_lambda: scaling of the statically merged rest, and the routing weight that every task starts near.
-        router_hidden_layers: depth of the routers: 0 (one learned constant per MLP and task), 1 or 2.
+        router_hidden_layers: depth of the routers: 0 (one learned constant per MLP and task; not for a preference), 1
+            or 2.
+        modules: what a PWEMoE routes, each with a router of its own: every `mlp`; `mlp+attention`; or `all`, with the
+            norms and the convolution that embeds patches. Families whose attention and norms are described can have
+            more than their MLPs routed.
         share_router: whether all MLPs have one router, which sees each block's own hidden states; their blocks must be
             of one width.
         prune_ratio: share of the entries of each tensor of each task vector, biases too, that is removed; 0 keeps
@@ -103,8 +113,10 @@ def upcycle(
     check_dtype("task_vector_dtype", task_vector_dtype)
     if isinstance(base_model, RoutedModule):
         raise TypeError("base_model must be a plain model; found one that is upcycled already")
-    chosen = choose(method, share_router, prune_ratio, position_encoding)
+    chosen = choose(method, share_router, prune_ratio, position_encoding, modules)
     chosen.check(router_hidden_layers)
+    if batch_reduce and chosen.reads == "preference":
+        raise ValueError("batch_reduce must be False where routers read a preference, which is no part of a batch")
     with open_sources(base_model, expert_models) as sources:
         base = base_module(base_model, sources)
         blocks = find_blocks(base, () if family is None else (family,))
@@ -120,28 +132,15 @@ def upcycle(
             families=unknown_families(blocks),
         )
         _check_blocks(sources, blocks)
-        _warn_of_unread_masks(base, blocks)
+        if chosen.reads == "input":
+            _warn_of_unread_masks(base, blocks)
         skeleton = skeleton_after_upcycling(base, config, task_vector_dtype)  # refuses what does not fit before work
         title = f"upcycle ({readable(measure(skeleton).total)})" if progress else None
         model = merged_copy(base, sources, task_arithmetic_rule(sources, scaling=init_lambda))
         provenance = provenance_of(sources.base, sources.experts)
         config = config.model_copy(update={"provenance": provenance})
-        prune = partial(transforms.prune, ratio=chosen.prune_ratio) if chosen.prune_ratio else None
-        routers = Routers(config)
-        for path, described in tqdm(blocks.items(), desc=title, disable=title is None):
-            block, own = model.get_submodule(path), parts_at(base.get_submodule(path), described.mlp)
-            router, position = routers.next(path, own)
-            routed = RoutedMLP.from_parts(
-                own,
-                [expert_mlp(base, sources, task, path, described.mlp) for task in sources.experts],
-                router,
-                batch_reduce,
-                _is_batch_first(block),
-                task_vector_dtype,
-                prune,
-                position,
-            )
-            _install(block, path, described, routed)
+        route = route_by_preference if chosen.reads == "preference" else _route_by_input
+        route(model, base, sources, blocks, config, task_vector_dtype, title)
     return _finish(model, config)
 
 
@@ -158,14 +157,9 @@ def prepare_for_loading(
     model: nn.Module, config: RoutingConfig, task_vector_dtype: torch.dtype | None = None
 ) -> RoutedModule:
     """Turn a plain model into the routed model of a configuration, its weights still to be loaded."""
-    routers = Routers(config)
-    for path, family in find_blocks(model, config.families).items():
-        block = model.get_submodule(path)
-        base = parts_at(block, family.mlp)
-        router, position = routers.next(path, base)
-        mlp = _empty_routed_mlp(base, router, position, config, task_vector_dtype)
-        mlp.batch_first = _is_batch_first(block)
-        _install(block, path, family, mlp)
+    blocks = find_blocks(model, config.families)
+    put = put_preference_layers if config.reads == "preference" else _put_routed_mlps
+    put(model, blocks, config, task_vector_dtype)
     return _finish(model, config)
 
 
@@ -186,6 +180,48 @@ def _check_blocks(sources: Sources, blocks: Mapping[str, Family]) -> None:
         if missing:
             rule = "have the blocks of base_model that are routed"
             raise ValueError(Problem(sources.experts[task].label, rule, (("missing: ", missing),)).text())
+
+
+def _route_by_input(
+    model: nn.Module,
+    base: nn.Module,
+    sources: Sources,
+    blocks: Mapping[str, Family],
+    config: RoutingConfig,
+    task_vector_dtype: torch.dtype | None,
+    title: str | None,
+) -> None:
+    """Put routed MLPs of the base's MLPs and the experts' task vectors into a merged model, in place."""
+    prune = partial(transforms.prune, ratio=config.prune_ratio) if config.prune_ratio else None
+    routers = Routers(config)
+    for path, described in tqdm(blocks.items(), desc=title, disable=title is None):
+        block, own = model.get_submodule(path), parts_at(base.get_submodule(path), described.mlp)
+        router, position = routers.next(path, own)
+        routed = RoutedMLP.from_parts(
+            own,
+            [expert_mlp(base, sources, task, path, described.mlp) for task in sources.experts],
+            router,
+            config.batch_reduce,
+            is_batch_first(block),
+            task_vector_dtype,
+            prune,
+            position,
+        )
+        _install(block, path, described, routed)
+
+
+def _put_routed_mlps(
+    model: nn.Module, blocks: Mapping[str, Family], config: RoutingConfig, task_vector_dtype: torch.dtype | None
+) -> None:
+    """Put routed MLPs in the places of a model's own MLPs, in place, their weights still to be loaded."""
+    routers = Routers(config)
+    for path, family in blocks.items():
+        block = model.get_submodule(path)
+        base = parts_at(block, family.mlp)
+        router, position = routers.next(path, base)
+        mlp = _empty_routed_mlp(base, router, position, config, task_vector_dtype)
+        mlp.batch_first = is_batch_first(block)
+        _install(block, path, family, mlp)
 
 
 def _empty_routed_mlp(
@@ -211,12 +247,6 @@ def _empty_routed_mlp(
         config.batch_reduce,
         position=position,
     )
-
-
-def _is_batch_first(block: nn.Module) -> bool:
-    """Whether a block's hidden states are [B, N, D]: torch's own attention tells where they may be [N, B, D]."""
-    attentions = (module for module in block.modules() if isinstance(module, nn.MultiheadAttention))
-    return all(attention.batch_first for attention in attentions)
 
 
 def _warn_of_unread_masks(model: nn.Module, blocks: dict[str, Family]) -> None:
@@ -247,22 +277,21 @@ def _install(block: nn.Module, path: str, family: Family, routed: RoutedMLP) -> 
 def _finish(model: nn.Module, config: RoutingConfig) -> RoutedModule:
     """Freeze everything but the routers and give the model the class of a routed model."""
     model.requires_grad_(False)
-    for module in model.modules():
-        if isinstance(module, RoutedMLP):
-            module.router.requires_grad_(True)
+    for router in routers_of(model):
+        router.requires_grad_(True)
     return as_routed(model, config)
 
 
 def as_routed(model: nn.Module, config: RoutingConfig) -> RoutedModule:
     """Give a model that holds routed blocks the class of a routed model."""
     routed = cast("RoutedModule", model)
-    routed.__class__ = cast("type[RoutedModule]", specialise(type(model), _mixin(model)))
+    routed.__class__ = cast("type[RoutedModule]", specialise(type(model), _mixin(model, config)))
     routed.routing_config = config
     return routed
 
 
-def _mixin(model: nn.Module) -> type[RoutedModule]:
+def _mixin(model: nn.Module, config: RoutingConfig) -> type[RoutedModule]:
     if not isinstance(model, PreTrainedModel):
         return RoutedModule
     writes_after_a_prompt = model.can_generate() and not model.config.is_encoder_decoder
-    return RoutedCausalModel if writes_after_a_prompt else RoutedModel
+    return RoutedCausalModel if writes_after_a_prompt and config.reads == "input" else RoutedModel

@@ -125,3 +125,9 @@ def _block_of(model: nn.Module, path: str) -> str:
 def takes_attention_mask(block: nn.Module) -> bool:
     """Whether a block's forward has an argument of that name."""
     return "attention_mask" in inspect.signature(block.forward).parameters
+
+
+def is_batch_first(block: nn.Module) -> bool:
+    """Whether a block's hidden states are [B, N, D]: torch's own attention tells where they may be [N, B, D]."""
+    attentions = (module for module in block.modules() if isinstance(module, nn.MultiheadAttention))
+    return all(attention.batch_first for attention in attentions)
