@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 import wemoe
-from wemoe.evaluation import Measured
+from wemoe.evaluation.measured import Measured as Measured
 from wemoe.files import write_text
 from wemoe.modes import evaluating
 from wemoe.pareto.steering import preference_tasks, restoring_preference
+from wemoe.preferences import check_preference
 
 
 @dataclass(frozen=True)
@@ -160,9 +161,10 @@ def evaluate(
     tasks = preference_tasks(model)
     if preferences.dim() != 2:
         raise ValueError(f"preferences must be [K, T], one in each row; found shape {tuple(preferences.shape)}")
+    checked = check_preference(preferences, tasks)
     points = []
     with restoring_preference(model), evaluating(model), torch.no_grad():
-        for preference in tqdm(preferences, desc=f"evaluate ({label})", disable=not progress):
+        for preference in tqdm(checked, desc=f"evaluate ({label})", disable=not progress):
             wemoe.set_preference(model, preference)
             measured = measure(model)
             points.append(Point(_shortest(preference), measured.losses, measured.accuracies))
