@@ -14,6 +14,7 @@ from transformers import (
     ViTModel,
 )
 
+from wemoe.preference_routers import PreferenceRouter
 from wemoe.router_sharing import routers_of
 
 VOCABULARY = 50
@@ -82,6 +83,9 @@ def randomised(model):
     for router in routers_of(model):
         for parameter in router.parameters():
             nn.init.normal_(parameter, std=0.3)
+        if isinstance(router, PreferenceRouter) and router.fc1 is not None:
+            router.fc1.weight.data.abs_()  # one preference could leave every hidden unit dead
+            router.fc1.bias.data.abs_()
     return model
 
 

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from wemoe.layers import RoutedMLP
+from wemoe.preference_layers import PreferenceLayer
+from wemoe.router_sharing import routers_of
 from wemoe.sparse_layers import SparseRoutedLinear
 
 
 @contextmanager
 def record_routing(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
-    """Collect the routing weights of every routed MLP, call by call.
+    """Collect the routing weights of every routed MLP, or of every module that a preference merges, call by call.
 
     Example:
         with wemoe.record_routing(model) as routing:
@@ -27,20 +29,19 @@ def record_routing(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
         model: a routed model, or any module that holds routed MLPs.
 
     Yields:
-        By the path of each routed MLP, a list that gains one detached tensor [B, T] at each of its calls: the routing
+        By the path of each routed MLP, or of each linear map, norm and convolution of a PWEMoE, a list that gains one detached tensor [B, T] at each of its calls: the routing
         weights that each sample's weights are assembled with, equal rows where one set serves the whole batch. A
         model that writes with a cache makes them once, of the prompt.
 
     Raises:
         ValueError: the model holds no routed MLP.
     """
-    routed = {name: module for name, module in model.named_modules() if isinstance(module, RoutedMLP)}
+    routed = {name: module for name, module in model.named_modules() if isinstance(module, RoutedMLP | PreferenceLayer)}
     if not routed:
         raise ValueError(f"model must hold routed MLPs; found none in {type(model).__name__}")
     recorder = _Recorder({name: [] for name in routed})
     handles = [module.register_forward_pre_hook(recorder.entering(name)) for name, module in routed.items()]
-    routers = {id(module.router): module.router for module in routed.values()}  # MLPs may share one
-    handles += [router.register_forward_hook(recorder.append) for router in routers.values()]
+    handles += [router.register_forward_hook(recorder.append) for router in routers_of(model)]
     try:
         yield recorder.records
     finally:
@@ -49,24 +50,27 @@ def record_routing(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
 
 
 class _Recorder:
-    """Puts what a router gives under the name of the routed MLP that asked for it."""
+    """Puts what a router gives under the name of the module that asked for it."""
 
     def __init__(self, records: dict[str, list[Tensor]]) -> None:
         self.records = records
         self._name = ""
+        self._samples = 0
         self._batch_reduce = False
 
     def entering(self, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def enter(mlp: nn.Module, _inputs: tuple[Any, ...]) -> None:
-            self._name, self._batch_reduce = name, bool(mlp.batch_reduce)
+        def enter(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            self._name = name
+            self._samples = inputs[0].shape[0 if module.batch_first else 1]
+            self._batch_reduce = isinstance(module, RoutedMLP) and module.batch_reduce
 
         return enter
 
-    def append(self, _router: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def append(self, _router: nn.Module, _inputs: tuple[Any, ...], output: Tensor) -> None:
         routing_weights = output.detach()  # [R, T]
         if self._batch_reduce:
             routing_weights = routing_weights.mean(dim=0, keepdim=True)
-        self.records[self._name].append(routing_weights.expand(len(inputs[0]), -1))
+        self.records[self._name].append(routing_weights.expand(self._samples, -1))
 
 
 @dataclass(frozen=True)
