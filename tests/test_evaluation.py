@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import wemoe
+from wemoe.evaluation import mean_losses
 
 
 class Threshold(nn.Module):
@@ -30,6 +31,23 @@ def test_accuracy_is_the_share_of_right_answers_over_all_batches():
     }
     assert not model.seen_training
     assert model.training
+
+
+def mean_answer(model, pair, task):
+    """A loss that is known by hand: the mean of the batch."""
+    batch, _ = pair
+    return read(model, batch, task)[:, 1].mean()
+
+
+def test_a_mean_loss_is_over_samples_and_not_over_batches():
+    model = Threshold().train()
+    batches = [(torch.tensor([1.0, 3.0, 5.0]), torch.zeros(3)), (torch.tensor([7.0]), torch.zeros(1))]
+    # (1 + 3 + 5 + 7) / 4; the mean of the batches' means would be 5
+    assert mean_losses(model, {"plain": batches, "flipped": batches}, mean_answer) == {"plain": 4.0, "flipped": -4.0}
+    assert not model.seen_training
+    assert model.training
+    with pytest.raises(ValueError, match=r"batches\['plain'\] must hold at least one labelled sample"):
+        mean_losses(model, {"plain": []}, mean_answer)
 
 
 def test_an_empty_task_and_other_shapes_are_refused():

@@ -162,6 +162,86 @@ def test_streams_are_the_inputs_in_seeded_order(suite):
             assert sorted(row for batch in found for row in batch.rows.tolist()) == list(range(20))
 
 
+def test_labelled_streams_are_the_same_order_with_each_samples_own_label(suite):
+    pairs = suite.labelled_streams(3, seed=1)
+    assert list(pairs) == list(suite.tasks)
+    for task, stream in pairs.items():
+        train = suite.tasks[task].train
+        expected = suite.inputs("train", 3, seed=1)[task]
+        for _ in range(2):  # a new order each time
+            found = list(stream)
+            assert [batch.rows.tolist() for batch, _ in found] == [batch.rows.tolist() for batch in expected]
+            assert all(torch.equal(labels, train.labels[batch.rows]) for batch, labels in found)
+        assert len(stream) == len(found) == 7  # 20 samples by 3
+
+
+def test_a_part_of_at_most_so_many_samples_is_the_same_each_time(suite):
+    train = suite.tasks["colours"].train
+    few = train.at_most(6)
+    assert len(few.samples) == len(few.labels) == 6
+    assert torch.equal(few.labels, train.at_most(6).labels)
+    assert few.samples.rows == sorted(set(few.samples.rows))
+    assert few.samples.rows != list(range(6))  # drawn: a file may be sorted by label
+    for position, row in enumerate(few.samples.rows):
+        found, expected = few.samples.inputs([position]), train.samples.inputs([row])
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+        assert few.labels[position] == train.labels[row]
+    assert few.samples.lengths() == [train.samples.lengths()[row] for row in few.samples.rows]
+    assert train.at_most(20) is train.at_most(None) is train
+    with pytest.raises(ValueError, match="number of samples must be at least 1; found 0"):
+        train.at_most(0)
+
+
+def test_a_suites_loss_is_transformers_own(folder, suite):
+    for task in suite.tasks:
+        model = BertForSequenceClassification.from_pretrained(folder / task).eval()
+        batch, labels = next(iter(suite.labelled_streams(4, seed=0)[task]))
+        expected = model(**batch.inputs, labels=labels).loss
+        assert torch.equal(suite.loss(suite.experts[task], (batch, labels), task), expected)
+
+
+def test_what_is_measured_is_the_validation_loss_and_the_test_accuracy(suite, monkeypatch):
+    expert = suite.experts["colours"]
+    read = []
+    predict = Suite.predict
+
+    def counting(self, model, batch, task):
+        read.append((task, len(batch.rows)))
+        return predict(self, model, batch, task)
+
+    monkeypatch.setattr(Suite, "predict", counting)
+    measured = suite.measure(expert)
+    assert sum(samples for _, samples in read) == sum(
+        len(part.samples) for task in suite.tasks.values() for part in (task.validation, task.test)
+    )
+    assert measured.accuracies == suite.score(expert)
+    for task, data in suite.tasks.items():
+        whole = data.validation.samples.batch(list(range(len(data.validation.samples))))
+        expected = suite.loss(expert, (whole, data.validation.labels), task).item()
+        assert measured.losses[task] == pytest.approx(expected, rel=1e-5)  # fp32, means of other batches
+
+
+def test_what_is_measured_of_few_samples_is_of_the_same_few(suite):
+    read = []
+    for model in (suite.base, suite.experts["animals"]):
+        batches = {part: suite.batches(part=part, samples=4) for part in ("validation", "test")}
+        losses, accuracies = suite.measure(model, samples=4).losses, suite.measure(model, samples=4).accuracies
+        assert accuracies == wemoe.evaluate(model, batches["test"], suite.predict)
+        read.append([batch.inputs["input_ids"] for batch, _ in batches["validation"]["colours"]])
+        assert losses != suite.measure(model).losses
+    assert all(torch.equal(*pair) for pair in zip(*read, strict=True))
+
+
+def test_a_suite_of_some_of_the_tasks_shares_what_it_has(suite):
+    pair = suite.only(["animals"])
+    assert list(pair.tasks) == list(pair.experts) == list(pair.heads) == ["animals"]
+    assert pair.experts["animals"] is suite.experts["animals"]
+    assert pair.score(pair.base) == suite.score(suite.base, ["animals"])
+    assert list(suite.only(["animals", "colours"]).tasks) == ["animals", "colours"]
+    with pytest.raises(ValueError, match=r"tasks must be among the suite's, \['colours', 'animals'\]; found \['icd'\]"):
+        suite.only(["icd"])
+
+
 # --- heads, made once -----------------------------------------------------------------------------------------------
 
 

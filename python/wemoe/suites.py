@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from wemoe.data import minilm, text6
-from wemoe.data.batches import Batch, Labelled, Samples, ShuffledBatches, Task, tokenize_task
+from wemoe.data.batches import Batch, Labelled, Samples, ShuffledBatches, ShuffledPairs, Task, tokenize_task
 from wemoe.data.cache import cache_folder
 from wemoe.data.task_files import ALL_PARTS
-from wemoe.evaluation import evaluate
+from wemoe.evaluation import Measured, evaluate, mean_losses
 from wemoe.experts import cached_expert
 from wemoe.head_shells import HeadShell, head_shell
 from wemoe.heads import TaskHead
@@ -98,15 +99,44 @@ class Suite:
         """
         return evaluate(model, self.batches(tasks, part, progress=progress), self.predict)
 
+    def loss(self, model: nn.Module, batch: tuple[Batch, Tensor], task: str) -> Tensor:
+        """Return the mean cross-entropy of a model on a batch and its labels [B], a scalar in fp32 or fp64."""
+        inputs, labels = batch
+        logits = self.predict(model, inputs, task)
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        return F.cross_entropy(logits, labels.to(logits.device))
+
+    def measure(self, model: nn.Module, *, samples: int | None = None) -> Measured:
+        """Return a model's mean validation loss and its test accuracy by task; each sample is read once.
+
+        Args:
+            model: of the base's class, plain or routed.
+            samples: of each part of a task at most, the same for every model; all by default.
+
+        Raises:
+            ValueError: a task has no labelled validation or test data, or `samples` is below 1.
+        """
+        validation, test = (self.batches(part=part, samples=samples) for part in ("validation", "test"))
+        return Measured(mean_losses(model, validation, self.loss), evaluate(model, test, self.predict))
+
     def batches(
-        self, tasks: Iterable[str] | None = None, part: Part = "test", *, progress: bool = False
+        self,
+        tasks: Iterable[str] | None = None,
+        part: Part = "test",
+        *,
+        samples: int | None = None,
+        progress: bool = False,
     ) -> dict[str, Iterator[tuple[Batch, Tensor]]]:
-        """Return the labelled batches of one part by task, every sample once; arguments and errors as of `score`."""
-        names = list(self.tasks if tasks is None else tasks)
-        unknown = [name for name in names if name not in self.tasks]
-        if unknown:
-            raise ValueError(f"tasks must be among the suite's, {list(self.tasks)}; found {unknown}")
-        parts = {name: self._labelled(name, part) for name in names}
+        """Return the labelled batches of one part by task, every sample once; arguments and errors as of `score`.
+
+        Args:
+            tasks: names; all by default.
+            part: with labels.
+            samples: of each task at most (`Labelled.at_most`).
+            progress: whether to show a progress bar for each task.
+        """
+        names = self._known(self.tasks if tasks is None else tasks)
+        parts = {name: self._labelled(name, part).at_most(samples) for name in names}
         return {
             name: _told(labelled, self.tasks[name].batch_size, f"evaluate ({name})" if progress else None)
             for name, labelled in parts.items()
@@ -128,6 +158,41 @@ class Suite:
             ValueError: a task has no such part.
         """
         return {name: ShuffledBatches(self._samples(name, part), batch_size, seed) for name in self.tasks}
+
+    def labelled_streams(
+        self, batch_size: int, seed: int, *, part: Part = "train", samples: int | None = None
+    ) -> dict[str, ShuffledPairs]:
+        """Return each task's batches with their labels, to train on.
+
+        Args:
+            batch_size: number of samples.
+            seed: decides the order, which is new in each iteration.
+            part: with labels.
+            samples: of each task at most (`Labelled.at_most`).
+
+        Raises:
+            ValueError: a task has no such part, or `samples` is below 1.
+        """
+        parts = {name: self._labelled(name, part).at_most(samples) for name in self.tasks}
+        return {name: ShuffledPairs(labelled, batch_size, seed) for name, labelled in parts.items()}
+
+    def only(self, tasks: Iterable[str]) -> Suite:
+        """Return the suite of some of the tasks, in the order that is given; models, heads and data are shared.
+
+        Raises:
+            ValueError: a task is unknown.
+        """
+        names = self._known(tasks)
+        experts = {name: self.experts[name] for name in names if name in self.experts}
+        heads = {name: self.heads[name] for name in names}
+        return replace(self, experts=experts, heads=heads, tasks={name: self.tasks[name] for name in names})
+
+    def _known(self, tasks: Iterable[str]) -> list[str]:
+        names = list(tasks)
+        unknown = [name for name in names if name not in self.tasks]
+        if unknown:
+            raise ValueError(f"tasks must be among the suite's, {list(self.tasks)}; found {unknown}")
+        return names
 
     def _samples(self, task: str, part: Part) -> Samples:
         if part != "unlabeled":

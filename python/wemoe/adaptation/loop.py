@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from wemoe.adaptation.objectives import OBJECTIVES
-from wemoe.adaptation.state import SCHEDULES, AdaptationState, Settings
+from wemoe.adaptation.state import SCHEDULES, AdaptationState, Answers, Settings
 from wemoe.adaptation.streams import Stream, open_streams
 from wemoe.files import check_writable
 from wemoe.modes import evaluating
 from wemoe.predictions import Batch, Predict, read_logits, to_device
+from wemoe.training_steps import check_numbers, take_steps
 
 Expert = nn.Module | Callable[[Batch], Tensor]
 
@@ -112,32 +110,19 @@ def adapt(
     if checkpoint is not None:
         check_writable(Path(checkpoint).absolute().parent)
     modules = [expert for expert in experts.values() if isinstance(expert, nn.Module)]
-    with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng())
-        stack.enter_context(evaluating(model, *modules))
+    with torch.random.fork_rng(), evaluating(model, *modules):
         torch.manual_seed(seed)
         state = AdaptationState(model, settings)
-        start = state.load(checkpoint)
-        opened = open_streams(streams, skip=start)
-        state.restore_random_state()
-        bar = tqdm(total=steps, initial=start, desc=f"adapt ({objective})", disable=not progress)
-        stack.enter_context(bar)
-        sink = stack.enter_context(open(log, "a", encoding="utf-8")) if log is not None else None
-        for step in range(start, steps):
-            state.remember_random_state()
-            try:
-                losses, logits = _accumulate_gradients(model, opened, predict, experts, objective)
-            except KeyboardInterrupt:
-                state.save(checkpoint)
-                raise
-            record = state.advance(losses, logits)
-            if sink is not None:
-                print(json.dumps(record), file=sink, flush=True)
-            if (step + 1) % checkpoint_every == 0 or step + 1 == steps:
-                state.remember_random_state()
-                state.save(checkpoint)
-            bar.set_postfix(loss=f"{record['loss']:.4f}", refresh=False)
-            bar.update()
+        opened = open_streams(streams, skip=state.load(checkpoint))
+        take_steps(
+            state,
+            partial(_accumulate_gradients, model, opened, predict, experts, objective),
+            title=f"adapt ({objective})",
+            progress=progress,
+            log=log,
+            checkpoint=checkpoint,
+            checkpoint_every=checkpoint_every,
+        )
     collapsed = tuple(task for task, watch in state.watches.items() if watch.collapsed)
     return Adaptation(state.history, collapsed)
 
@@ -147,12 +132,7 @@ def _check(settings: Settings, experts: Mapping[str, object], checkpoint_every: 
         raise ValueError(f"objective must be one of {sorted(OBJECTIVES)}; found {settings.objective!r}")
     if settings.schedule not in SCHEDULES:
         raise ValueError(f"schedule must be one of {sorted(SCHEDULES)}; found {settings.schedule!r}")
-    if settings.steps < 1:
-        raise ValueError(f"steps must be at least 1; found {settings.steps}")
-    if checkpoint_every < 1:
-        raise ValueError(f"checkpoint_every must be at least 1; found {checkpoint_every}")
-    if not (math.isfinite(settings.learning_rate) and settings.learning_rate > 0):
-        raise ValueError(f"learning_rate must be positive and finite; found {settings.learning_rate}")
+    check_numbers(settings, checkpoint_every)
     missing = [task for task in settings.tasks if task not in experts]
     if OBJECTIVES[settings.objective].needs_experts and missing:
         raise ValueError(
@@ -167,8 +147,8 @@ def _accumulate_gradients(
     predict: Predict[Batch],
     experts: Mapping[str, Expert[Batch]],
     objective_name: str,
-) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """Back-propagate one batch of every task; return losses and detached logits [S, C] by task."""
+) -> Answers:
+    """Back-propagate one batch of every task."""
     objective = OBJECTIVES[objective_name]
     device = next(model.parameters()).device
     losses, all_logits = {}, {}
@@ -186,7 +166,7 @@ def _accumulate_gradients(
         loss.backward()  # type: ignore[no-untyped-call]
         losses[task] = loss.item()
         all_logits[task] = logits.detach()
-    return losses, all_logits
+    return Answers(losses, all_logits)
 
 
 def _expert_probabilities(

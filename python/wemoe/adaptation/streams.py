@@ -1,4 +1,4 @@
-"""Streams of unlabeled batches that never end."""
+"""Streams of batches that never end."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ class Stream(Generic[Batch]):
     Args:
         task: name for error messages.
         batches: an iterable that can be iterated again, a `DataLoader` say, or one that is long enough.
+        argument: what the mapping of all streams is called in error messages.
     """
 
-    def __init__(self, task: str, batches: Iterable[Batch]) -> None:
-        self.task = task
+    def __init__(self, task: str, batches: Iterable[Batch], argument: str = "streams") -> None:
+        self.name = f"{argument}[{task!r}]"
         self.drawn = 0
         self._batches = batches
         self._iterator: Iterator[Batch] = iter(batches)
@@ -34,23 +35,30 @@ class Stream(Generic[Batch]):
                 return batch
             self._iterator = iter(self._batches)
         raise ValueError(
-            f"streams[{self.task!r}] must yield batches for as long as adaptation lasts; "
+            f"{self.name} must yield batches for as long as the run lasts; "
             + (f"it ended after {self.drawn} batches" if self.drawn else "found an empty stream")
         )
 
 
-def open_streams(streams: Mapping[str, Iterable[Batch]], skip: int) -> dict[str, Stream[Batch]]:
-    """Open one stream per task and draw `skip` batches from each, in the order in which adaptation draws them.
+def open_streams(
+    streams: Mapping[str, Iterable[Batch]], skip: int, argument: str = "streams"
+) -> dict[str, Stream[Batch]]:
+    """Open one stream per task and draw `skip` batches from each, in the order in which a run draws them.
+
+    Args:
+        streams: by task, batches.
+        skip: how many steps are done already.
+        argument: what error messages call `streams`.
 
     Raises:
         TypeError: `streams` is no mapping from task name to iterable.
         ValueError: there is no stream, or one is too short to skip that far.
     """
     if not isinstance(streams, Mapping):
-        raise TypeError(f"streams must map task names to batches; found {type(streams).__name__}")
+        raise TypeError(f"{argument} must map task names to batches; found {type(streams).__name__}")
     if not streams:
-        raise ValueError("streams must hold at least one task; found none")
-    opened = {task: Stream(task, batches) for task, batches in streams.items()}
+        raise ValueError(f"{argument} must hold at least one task; found none")
+    opened = {task: Stream(task, batches, argument) for task, batches in streams.items()}
     for _ in range(skip):
         for stream in opened.values():
             stream.draw()

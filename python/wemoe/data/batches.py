@@ -45,6 +45,31 @@ class Samples(ABC):
 
 
 @dataclass(frozen=True)
+class Chosen(Samples):
+    """Some of other samples; nothing is copied.
+
+    Attributes:
+        samples: all of them.
+        rows: which, in their order.
+    """
+
+    samples: Samples
+    rows: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def lengths(self) -> list[int]:
+        """Return what each of the chosen samples costs."""
+        lengths = self.samples.lengths()
+        return [lengths[row] for row in self.rows]
+
+    def inputs(self, rows: list[int]) -> dict[str, Tensor]:
+        """Return model inputs of some of the chosen samples, each [B, ...]."""
+        return self.samples.inputs([self.rows[row] for row in rows])
+
+
+@dataclass(frozen=True)
 class Texts(Samples):
     """Tokenized texts.
 
@@ -89,6 +114,23 @@ class Labelled:
         """Yield every sample once, shortest first, with the labels of its batch."""
         for batch in sorted_batches(self.samples, size):
             yield batch, self.labels[batch.rows]
+
+    def at_most(self, count: int | None) -> Labelled:
+        """Return some of the samples, the same ones each time: drawn at random, since files are often sorted by label.
+
+        Args:
+            count: how many; where it is None, or there are no more, all of them.
+
+        Raises:
+            ValueError: `count` is below 1.
+        """
+        if count is not None and count < 1:
+            raise ValueError(f"the number of samples must be at least 1; found {count}")
+        if count is None or count >= len(self.samples):
+            return self
+        drawn = torch.randperm(len(self.samples), generator=torch.Generator().manual_seed(0))[:count]
+        rows = drawn.sort().values
+        return Labelled(Chosen(self.samples, rows.tolist()), self.labels[rows])
 
 
 @dataclass(frozen=True)
@@ -194,6 +236,23 @@ class ShuffledBatches:
 
     def _permutation(self, length: int) -> list[int]:
         return torch.randperm(length, generator=self._generator).tolist()
+
+
+class ShuffledPairs:
+    """Shuffled batches with their labels, in the order of `ShuffledBatches`."""
+
+    def __init__(self, labelled: Labelled, size: int, seed: int) -> None:
+        self._labels = labelled.labels
+        self._batches = ShuffledBatches(labelled.samples, size, seed)
+
+    def __iter__(self) -> Iterator[tuple[Batch, Tensor]]:
+        """Yield every sample once, with the labels [B] of its batch."""
+        for batch in self._batches:
+            yield batch, self._labels[batch.rows]
+
+    def __len__(self) -> int:
+        """Count the batches of one iteration."""
+        return len(self._batches)
 
 
 def _chunks(rows: list[int], size: int) -> list[list[int]]:
