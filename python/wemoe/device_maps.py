@@ -10,7 +10,7 @@ from torch import nn
 
 from wemoe.packed_layers import PackedLinear
 from wemoe.preference_layers import PreferenceLayer
-from wemoe.preference_routers import PreferenceRouter
+from wemoe.preference_routers import Preference
 from wemoe.routed_classes import RoutedBlock
 from wemoe.routers import Router
 
@@ -63,9 +63,9 @@ def dispatch(model: nn.Module, places: Mapping[str, Device]) -> None:
             if isinstance(module, PackedLinear):
                 module.unpack()  # accelerate moves weights itself, and knows one shape of each
         _accelerate().dispatch_model(model, dict(places), skip_keys=getattr(model, "_skip_keys_device_placement", None))
-        for name, module in reversed(list(model.named_modules())):  # what blocks share goes where the first of them is
-            if isinstance(module, Router | PreferenceRouter):
-                module.to(device_of(name, places))
+        for name, module in model.named_modules():
+            if isinstance(module, Router | Preference):
+                module.to(device_of(name, places))  # one that blocks share is where the last of them is, not its hooks
 
 
 def _spread(model: nn.Module, how: str) -> dict[str, Device]:
