@@ -417,6 +417,17 @@ def test_a_file_holds_each_router_and_the_preference_once(tmp_path):
     assert sum(".router.fc2.bias" in name for name in names) == len(routers_of(model))
 
 
+def test_the_model_and_its_card_tell_how_it_is_steered(tmp_path):
+    _, _, model = steered()
+    model.save_pretrained(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert "wemoe.set_preference(model, [0.3333, 0.3333, 0.3333], normalize=True)  # task0, task1, task2" in card
+    assert "| modules with a router | all |" in card
+    assert "2406.09770" in card
+    assert "hidden" not in card
+    assert "reads=preference, modules=all" in repr(model).split("\n")[1]
+
+
 def test_a_preference_stays_exact_in_half_precision():
     _, _, model = steered()
     wemoe.set_preference(model, PREFERENCES[0])
