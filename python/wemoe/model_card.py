@@ -85,8 +85,8 @@ model = wemoe.from_pretrained("...")  # this folder, or this repository's name
 def _what_it_is(config: RoutingConfig) -> str:
     number = len(config.tasks)
     if config.reads == "preference":
-        return f"""One model of {number} tasks, steered by a preference among them: small routers read the preference, and
-the weights of a module are its pre-trained ones plus weighted task vectors of the fine-tuned models (PWEMoE,
+        return f"""One model of {number} tasks, steered by a preference among them: small routers read the preference,
+and the weights of a module are its pre-trained ones plus weighted task vectors of the fine-tuned models (PWEMoE,
 [arXiv 2406.09770](https://arxiv.org/abs/2406.09770)). `wemoe.merge_and_unload` makes a plain model of a preference."""
     return f"""One model of {number} tasks: the weights of its MLPs are assembled for every sample by small routers, as
 the pre-trained weights plus weighted task vectors of the fine-tuned models ({_papers(config)})."""
