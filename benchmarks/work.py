@@ -37,3 +37,8 @@ def router(B: int, N: int, D: int) -> Work:
 def attention(B: int, N: int, D: int) -> Work:
     """Four linear maps, and two products of all tokens with all."""
     return linear(1, B * N, D, D) * 4 + Work(4 * B * N * N * D, 0)
+
+
+def merging(size: int, T: int, itemsize: int = 4) -> Work:
+    """Merging `size` numbers of T task vectors, or multiplying their gradient by each of the task vectors."""
+    return Work(2 * T * size, itemsize * (T + 1) * size)

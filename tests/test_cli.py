@@ -32,7 +32,7 @@ def test_count_prints_every_row_as_json():
         assert (row["architecture"], row["router_layers"]) == ("openclip-vit-b-32", 2)
         assert (row["trainable"], row["total"]) == (counts.trainable, counts.total)
         assert row["percentage"] == counts.percentage
-        assert row["static"] + row["base_mlps"] + row["task_vectors"] + row["routers"] == row["total"]
+        assert row["static"] + row["routed_base"] + row["task_vectors"] + row["routers"] == row["total"]
 
 
 def test_count_defaults_to_the_published_table():
@@ -53,6 +53,24 @@ def test_count_knows_e_wemoe():
     assert table.splitlines()[-1].split()[-2:] == ["45,335,520", "159,380,969"]
 
 
+def test_count_knows_pwemoe():
+    rows = count_as_json("--tasks", "2,3,8", "--method", "pwemoe")
+    assert [row["trainable"] for row in rows] == [264, 540, 3_360]
+    arguments = ("--tasks", "2", "--method", "pwemoe", "--modules", "all")
+    (row,), (published,) = count_as_json(*arguments), count_as_json(*arguments, "--published")
+    assert (row["method"], row["modules"], row["reads"]) == ("pwemoe", "all", "preference")
+    assert (row["trainable"], row["routed_modules"], row["published"]) == (51 * 22, 51, False)
+    assert (published["trainable"], published["routed_modules"], published["published"]) == (1_430, 65, True)
+    (row,) = count_as_json("--tasks", "7", "--method", "pwemoe", "--router-layers", "1", "--modules", "mlp+attention")
+    assert (row["trainable"], row["routed_modules"]) == (24 * (49 + 7), 24)
+
+
+def test_the_table_of_pwemoe_says_how_many_modules_are_routed():
+    table = run("count", "--architecture", "gpt2", "--tasks", "7", "--method", "pwemoe").stdout.splitlines()
+    assert table[0] == "PWEMoE on gpt2, router layers: 2, 12 modules routed (mlp)"
+    assert table[-1].split()[:4] == ["7", "2,604", "0.00050", "%"]  # of 521,126,700
+
+
 @pytest.mark.parametrize(
     ("text", "numbers"), [("8", [8]), ("1-3", [1, 2, 3]), ("1,3,5", [1, 3, 5]), ("1-2, 8", [1, 2, 8])]
 )
@@ -66,7 +84,7 @@ def test_count_prints_an_aligned_table():
     assert title == "WEMoE on openclip-vit-b-32, router layers: 2"
     assert blank == ""
     assert header.split() == [
-        "tasks", "trainable", "percentage", "total", "static", "base_mlps", "task_vectors", "saved",
+        "tasks", "trainable", "percentage", "total", "static", "routed_base", "task_vectors", "saved",
     ]  # fmt: skip
     assert four.split()[:5] == ["4", "7,124,016", "2.05", "%", "347,249,457"]
     assert eight.split()[:5] == ["8", "7,160,928", "1.25", "%", "573,963,105"]
@@ -81,8 +99,13 @@ def test_count_prints_an_aligned_table():
         (["--architecture", "minilm-l6", "--tasks", "8-1"], "a range (1-8) or a list (1,3,5); found '8-1'"),
         (["--architecture", "minilm-l6", "--tasks", "all"], "a range (1-8) or a list (1,3,5); found 'all'"),
         (["--architecture", "minilm-l6", "--tasks", ""], "a range (1-8) or a list (1,3,5); found ''"),
-        (["--architecture", "minilm-l6", "--method", "moe"], "method must be one of wemoe, e_wemoe; found 'moe'"),
+        (
+            ["--architecture", "minilm-l6", "--method", "moe"],
+            "method must be one of wemoe, e_wemoe, pwemoe; found 'moe'",
+        ),
         (["--architecture", "minilm-l6", "--router-layers", "3"], "router_layers must be 0, 1 or 2; found 3"),
+        (["--architecture", "minilm-l6", "--modules", "all"], "modules must be 'mlp' where routers read their input"),
+        (["--architecture", "gpt2", "--method", "pwemoe", "--router-layers", "0"], "must be 1 or 2 where routers read"),
     ],
 )
 def test_an_error_of_use_is_one_line_and_exit_code_2(arguments, message):

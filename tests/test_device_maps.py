@@ -63,7 +63,8 @@ def test_accelerates_hooks_leave_the_outputs_as_they_are(saved, model):
     for module in offloaded.modules():
         if isinstance(module, PackedLinear):
             module.unpack()
-    accelerate.cpu_offload(offloaded, execution_device="cpu")
+    # its parameters are read where it merges them, not by the forwards of its parts
+    accelerate.cpu_offload(offloaded, execution_device="cpu", preload_module_classes=["PreferenceLayer"])
     assert torch.equal(output(offloaded, inputs), output(model, inputs))
     with pytest.raises(ValueError, match=r"must be in memory to be saved; on the meta device: \['embeddings"):
         offloaded.save_pretrained(saved)

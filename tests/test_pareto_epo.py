@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from wemoe.pareto import epo_programs
 from wemoe.pareto.epo import EPO
-from wemoe.pareto.epo_programs import ROUNDING, balance_program, restricted_descent_program
+from wemoe.pareto.epo_programs import ROUNDING, balance_program, relaxed_descent_program, restricted_descent_program
 from wemoe.pareto.metrics import non_uniformity
 from wemoe.pareto.rays import sample_ray
 from wemoe.pareto.scalarizations import SCALARIZATIONS, LinearScalarization
@@ -72,6 +72,11 @@ def test_the_balance_program_frees_what_falls_and_holds_what_is_largest():
     assert_close(program.least, tensor(-0.25, -1.5, 0) - ROUNDING)
 
 
+def test_the_balance_program_holds_all_losses_where_the_anchor_lowers_none():
+    program = balance_program(torch.eye(2).double(), tensor(-1, -2), tensor(0.4, 0.6))
+    assert_close(program.least, tensor(0, 0) - ROUNDING)
+
+
 # --- descent ---------------------------------------------------------------------------------------------------------
 
 
@@ -89,6 +94,13 @@ def test_descent_keeps_to_the_ray():
     assert_close(program.least, tensor(0, 0, 0) - ROUNDING)
     program = restricted_descent_program(torch.eye(2).double(), tensor(-0.2, -0.4))
     assert_close(program.least[-1], tensor(-0.5)[0] - ROUNDING)
+
+
+def test_descent_is_that_of_the_sum_of_all_losses():
+    gram = tensor([1, -0.5], [-0.5, 4])  # columns sum to 0.5 and 3.5
+    expected = tensor(0.5, 3.5) / 3.5
+    assert_close(restricted_descent_program(gram, tensor(0, 0)).objective, expected)
+    assert_close(relaxed_descent_program(gram).objective, expected)
 
 
 def test_the_mode_changes_at_the_threshold():
@@ -126,6 +138,12 @@ def test_the_limit_of_a_loss_that_vanishes_is_what_zero_gives():
     for loss in (1e-3, 1e-8, 1e-16):
         gram = torch.diag(tensor(loss, 1))  # the square of a gradient vanishes like its loss
         assert_weights(weights(tensor(loss, 1), gram, HALVES), 0, 2)
+
+
+def test_losses_that_are_all_zero_are_on_the_ray():
+    epo = EPO()
+    assert_weights(weights(tensor(0, 0), torch.diag(tensor(1, 4)), HALVES, epo), 0, 2)
+    assert epo.modes == {"descent": 1}
 
 
 def test_without_gradients_the_weights_are_the_ray():

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
-from transformers import GPT2Config, GPT2Model
+from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2Model
 
 import wemoe
 from models import VOCABULARY, experts_of, inputs_of, tiny_bert, tiny_clip
+from tiny_suite import tiny_suite
 from wemoe.pareto import train
 from wemoe.pareto.rays import sample_ray
 from wemoe.pareto.state import Settings
@@ -180,6 +181,30 @@ def test_training_moves_routers_only_and_makes_a_preference_count(make, modules,
             corners.append([loss(model, batch, task).item() for task in targets])
     assert corners[0][0] < corners[1][0]
     assert corners[1][1] < corners[0][1]
+
+
+def test_a_suites_streams_and_loss_are_trained_on():
+    suite = tiny_suite()
+    model = wemoe.upcycle(suite.base, suite.experts, method="pwemoe", progress=False)
+    before = suite.measure(model).losses
+    result = train(model, suite.labelled_streams(8, seed=0), suite.loss, steps=30, progress=False)
+    assert result.history[0]["losses"].keys() == suite.tasks.keys()
+    after = suite.measure(model).losses  # at equal weights, the mean of the preferences that it was trained for
+    assert sum(after.values()) < sum(before.values())
+
+
+def test_a_headed_model_is_trained_through_its_backbone(setting):
+    config = BertConfig(**tiny_bert().config.to_dict() | {"num_labels": 2})
+    model = wemoe.with_head(setting[0], BertForSequenceClassification(config).eval())
+    batch = {"input_ids": torch.randint(1, VOCABULARY, (8, 6)), "labels": torch.arange(8) % 2}
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    train(
+        model, {task: [batch] for task in CLASSES}, lambda model, batch, _: model(**batch).loss, steps=2, progress=False
+    )
+    moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert moved
+    assert moved <= set(routers(model))
+    assert torch.equal(wemoe.get_preference(setting[0]), torch.tensor([0.5, 0.5]))
 
 
 def test_losses_may_be_given_by_task(setting):

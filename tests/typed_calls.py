@@ -6,6 +6,7 @@ from typing import assert_type
 from torch import Tensor, nn
 
 import wemoe
+from wemoe.pareto import EPO, Training, train
 from wemoe.routed_classes import RoutedModule
 
 
@@ -46,6 +47,14 @@ def files_give_a_model_where_it_is_run(batches: Batches) -> None:
     merged = wemoe.fisher("base", ["expert"], batches, read)
     merged.save_pretrained("merged")
     wemoe.upcycle("base", ["expert"]).save_pretrained("routed")
+
+
+def losses_are_one_function_or_one_by_task(model: RoutedModule, loaders: Batches) -> None:
+    """Of whatever a batch is."""
+    assert_type(train(model, loaders, read, scalarization="epo"), Training)
+    assert_type(train(model, loaders, {"x": lambda model, batch: model(batch)}, scalarization=EPO()), Training)
+    train(model, loaders, {"x": read})  # type: ignore[dict-item]
+    train(model, loaders, read, scalarization="hope")  # type: ignore[arg-type]
 
 
 def other_arguments_are_checked(base: Encoder) -> None:

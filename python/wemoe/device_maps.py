@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from wemoe.packed_layers import PackedLinear
+from wemoe.preference_layers import PreferenceLayer
+from wemoe.preference_routers import Preference
 from wemoe.routed_classes import RoutedBlock
 from wemoe.routers import Router
 
@@ -62,13 +64,13 @@ def dispatch(model: nn.Module, places: Mapping[str, Device]) -> None:
                 module.unpack()  # accelerate moves weights itself, and knows one shape of each
         _accelerate().dispatch_model(model, dict(places), skip_keys=getattr(model, "_skip_keys_device_placement", None))
         for name, module in model.named_modules():
-            if isinstance(module, Router):
+            if isinstance(module, Router | Preference):
                 module.to(device_of(name, places))  # one that blocks share is where the last of them is, not its hooks
 
 
 def _spread(model: nn.Module, how: str) -> dict[str, Device]:
     accelerate = _accelerate()
-    blocks = sorted({type(module).__name__ for module in model.modules() if isinstance(module, RoutedBlock)})
+    blocks = _blocks(model)
     memory = None
     if how != "sequential":
         memory = accelerate.utils.get_balanced_memory(
@@ -78,6 +80,15 @@ def _spread(model: nn.Module, how: str) -> dict[str, Device]:
         model, max_memory=memory, no_split_module_classes=blocks
     )
     return places
+
+
+def _blocks(model: nn.Module) -> list[str]:
+    """Class names of what stays on one device: routed blocks, and blocks with parts that a preference merges."""
+    blocks: list[nn.Module] = [module for module in model.modules() if isinstance(module, RoutedBlock)]
+    for layers in model.modules():
+        if isinstance(layers, nn.ModuleList):
+            blocks += [each for each in layers if any(isinstance(part, PreferenceLayer) for part in each.modules())]
+    return sorted({type(block).__name__ for block in blocks})
 
 
 def check_device(device: Device | None) -> torch.device:

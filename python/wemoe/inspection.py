@@ -29,9 +29,10 @@ def record_routing(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
         model: a routed model, or any module that holds routed MLPs.
 
     Yields:
-        By the path of each routed MLP, or of each linear map, norm and convolution of a PWEMoE, a list that gains one detached tensor [B, T] at each of its calls: the routing
-        weights that each sample's weights are assembled with, equal rows where one set serves the whole batch. A
-        model that writes with a cache makes them once, of the prompt.
+        By the path of each routed MLP, or of each linear map, norm and convolution of a PWEMoE, a list that gains one
+        detached tensor [B, T] at each of its calls: the routing weights that each sample's weights are assembled with,
+        equal rows where one set serves the whole batch. A model that writes with a cache makes them once, of the
+        prompt.
 
     Raises:
         ValueError: the model holds no routed MLP.

@@ -42,7 +42,8 @@ class Preference(nn.Module):
         return value.dim() in (1, 2) and value.shape[-1] == self.value.shape[-1]
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
-        self.value = self.value.to(fn(self.value).device)
+        moved = fn(self.value)
+        self.value = moved if moved.dtype == self.value.dtype else self.value.to(moved.device)
         return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ def set_preference(model: nn.Module, preference: PreferenceLike, *, normalize: b
         TypeError: `model` reads no preference.
         ValueError: the preference is not what it must be.
     """
-    backbone = _backbone(model)
+    backbone = steered_backbone(model)
     found = _preference_of(backbone)
     checked = check_preference(preference, backbone.routing_config.tasks, normalize)
     found.value = checked.to(found.value.device)
@@ -41,7 +42,17 @@ def get_preference(model: nn.Module) -> Tensor:
     Raises:
         TypeError: `model` reads no preference.
     """
-    return _preference_of(_backbone(model)).value.clone()
+    return _preference_of(steered_backbone(model)).value.clone()
+
+
+@contextmanager
+def restoring_preference(model: nn.Module) -> Iterator[None]:
+    """Give a model the preference back that it has now, when the block ends."""
+    before = get_preference(model)
+    try:
+        yield
+    finally:
+        set_preference(model, before)
 
 
 def check_preference(preference: PreferenceLike, tasks: Sequence[str], normalize: bool = False) -> Tensor:
@@ -86,7 +97,12 @@ def check_preference(preference: PreferenceLike, tasks: Sequence[str], normalize
     return values.float()
 
 
-def _backbone(model: nn.Module) -> RoutedModule:
+def steered_backbone(model: nn.Module) -> RoutedModule:
+    """Return the model that a preference steers: this one, or its backbone.
+
+    Raises:
+        TypeError: `model` reads no preference.
+    """
     for module in model.modules():
         if isinstance(module, RoutedModule) and module.routing_config.reads == "preference":
             return module

@@ -1,15 +1,35 @@
 """Pareto fronts: one routed model for all preferences between tasks, its training, and what is measured of it."""
 
-from wemoe.pareto.fronts import Front, Measured, Point, evaluate, read_front_json, write_front_csv, write_front_json
+from wemoe.evaluation import Measured
+from wemoe.pareto.charts import plot_accuracies, plot_front, plot_two_tasks
+from wemoe.pareto.epo import EPO
+from wemoe.pareto.fronts import Front, Point, evaluate, read_front_json, write_front_csv, write_front_json
+from wemoe.pareto.metrics import controllability, hypervolume, non_dominated, non_uniformity
+from wemoe.pareto.rays import equal_weights, sample_ray, simplex_grid
+from wemoe.pareto.scalarizations import SCALARIZATIONS, LinearScalarization, Scalarization
 from wemoe.pareto.training import Training, train
 
 __all__ = [
+    "EPO",
+    "SCALARIZATIONS",
     "Front",
+    "LinearScalarization",
     "Measured",
     "Point",
+    "Scalarization",
     "Training",
+    "controllability",
+    "equal_weights",
     "evaluate",
+    "hypervolume",
+    "non_dominated",
+    "non_uniformity",
+    "plot_accuracies",
+    "plot_front",
+    "plot_two_tasks",
     "read_front_json",
+    "sample_ray",
+    "simplex_grid",
     "train",
     "write_front_csv",
     "write_front_json",

@@ -16,12 +16,10 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-import wemoe
-from wemoe.evaluation.measured import Measured as Measured
+from wemoe.evaluation import Measured
 from wemoe.files import write_text
 from wemoe.modes import evaluating
-from wemoe.pareto.steering import preference_tasks, restoring_preference
-from wemoe.preferences import check_preference
+from wemoe.preferences import check_preference, restoring_preference, set_preference, steered_backbone
 
 
 @dataclass(frozen=True)
@@ -158,14 +156,14 @@ def evaluate(
         TypeError: the model is not routed by preferences.
         ValueError: a preference is none, or what is measured is not of the model's tasks.
     """
-    tasks = preference_tasks(model)
+    tasks = tuple(steered_backbone(model).routing_config.tasks)
     if preferences.dim() != 2:
         raise ValueError(f"preferences must be [K, T], one in each row; found shape {tuple(preferences.shape)}")
     checked = check_preference(preferences, tasks)
     points = []
     with restoring_preference(model), evaluating(model), torch.no_grad():
         for preference in tqdm(checked, desc=f"evaluate ({label})", disable=not progress):
-            wemoe.set_preference(model, preference)
+            set_preference(model, preference)
             measured = measure(model)
             points.append(Point(_shortest(preference), measured.losses, measured.accuracies))
     return Front(label, tasks, tuple(points))

@@ -72,7 +72,7 @@ def non_uniformity(losses: Tensor, ray: Tensor) -> float:
 def divergence_from_equal(shares: Tensor) -> float:
     """Return the Kullback-Leibler divergence of shares [T], which sum to 1, from equal ones; in nats."""
     divergence = torch.special.xlogy(shares, len(shares) * shares).sum()  # a share of 0 adds 0
-    return max(0.0, float(divergence))  # rounding may leave -1e-17
+    return float(divergence.clamp(min=0))  # rounding may leave -1e-17
 
 
 def controllability(preferences: Tensor, scores: Tensor) -> list[float]:

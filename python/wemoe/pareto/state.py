@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from wemoe.pareto.metrics import non_uniformity
@@ -68,7 +69,7 @@ class ParetoState(TrainingState[Direction]):
     def advance(self, computed: Direction) -> Record:
         """Take the optimiser step of a direction; see the base class."""
         sizes = [parameter.numel() for parameter in self.parameters]
-        for parameter, gradient in zip(self.parameters, computed.gradient.split(sizes), strict=True):
+        for parameter, gradient in zip(self.parameters, torch.split(computed.gradient, sizes), strict=True):
             parameter.grad = gradient.view_as(parameter).to(parameter)
         record = self._take_step() | {
             "loss": float(computed.weights @ computed.losses),

@@ -14,16 +14,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-import wemoe
 from wemoe.adaptation.streams import Stream, open_streams
 from wemoe.files import check_writable
 from wemoe.modes import evaluating
 from wemoe.pareto.rays import sample_ray
 from wemoe.pareto.scalarizations import SCALARIZATIONS, Scalarization
 from wemoe.pareto.state import Direction, ParetoState, Settings
-from wemoe.pareto.steering import preference_tasks, restoring_preference
 from wemoe.predictions import Batch, to_device
 from wemoe.preference_layers import merging_once
+from wemoe.preferences import restoring_preference, set_preference, steered_backbone
 from wemoe.training_steps import check_numbers, take_steps
 
 TaskLoss = Callable[[nn.Module, Batch], Tensor]  # (model, batch) -> a scalar
@@ -100,7 +99,7 @@ def train(
             empty loader, nothing to train, a loss, a gradient or a weight that is not finite, a loss that no router
             takes part in, or a checkpoint of another run.
     """
-    tasks = preference_tasks(model)
+    tasks = tuple(steered_backbone(model).routing_config.tasks)
     settings = Settings(tasks, _name(scalarization), steps, learning_rate, final_rate, concentration, seed)
     _check(settings, checkpoint_every)
     _check_tasks("loaders", loaders, tasks)
@@ -178,7 +177,7 @@ def _direction(
 ) -> Direction:
     """Compute a step's direction: at a new preference, from one batch of every task."""
     ray = next(rays)
-    wemoe.set_preference(model, ray)
+    set_preference(model, ray)
     with merging_once():
         rows = [_loss_and_gradient(model, parameters, stream, losses, task) for task, stream in streams.items()]
     values = torch.tensor([loss for loss, _ in rows], dtype=torch.float64)
