@@ -7,7 +7,8 @@ from wemoe.pareto.fronts import Front, Point, evaluate, read_front_json, write_f
 from wemoe.pareto.metrics import controllability, hypervolume, non_dominated, non_uniformity
 from wemoe.pareto.rays import equal_weights, sample_ray, simplex_grid
 from wemoe.pareto.scalarizations import SCALARIZATIONS, LinearScalarization, Scalarization
-from wemoe.pareto.training import Training, train
+from wemoe.pareto.steps import Training
+from wemoe.pareto.training import train
 
 __all__ = [
     "EPO",
