@@ -93,7 +93,7 @@ def test_the_scaling_of_the_largest_hypervolume_of_losses_is_found(suite):
     assert found.best == {"scaling": 1.3}
     close(found.model, [[0.01, 0.01]] * 3)
     volumes = {point["scaling"]: volume for point, volume in found.scores}
-    # the base's loss is 1.44: up to it, a point (l, l) dominates (1.44 - l)^2, and nothing where it is no better
+    # the base's loss is the worst, 1.44: up to it, a point (l, l) dominates (1.44 - l)^2
     assert volumes[0.5] == pytest.approx((1.44 - 0.49) ** 2, abs=1e-3)
     assert volumes[1.3] == pytest.approx((1.44 - 0.01) ** 2, abs=1e-3)
 

@@ -36,14 +36,17 @@ def result(pair=TASKS, seed=0, gain=0.25, seconds=10.0):
         front("pre-trained", [(BASE, (0.5, 0.5))]),
         front("individual models", [((0.5, 5.0), (0.9, 0.4)), ((3.0, 1.0), (0.3, 0.8))], GRID[::2][::-1]),
         curve("task arithmetic", 0.75),
-        front("coefficient grid", [((1.0, 4.0), (0.7, 0.7)), ((1.0, 2.0), (0.8, 0.6))]),
+        front(
+            "coefficient grid",
+            [((2.0, 4.0), (0.5, 0.5)), ((1.0, 4.0), (0.7, 0.7)), ((1.0, 2.0), (0.8, 0.6)), ((9.0, 9.0), (0.6, 0.65))],
+        ),
         curve("pwemoe-ls", 0.75 - gain),
         curve("pwemoe-epo", 0.75),
     ]
     return {
         "pair": list(pair),
         "seed": seed,
-        "recipe": {"steps": 3},
+        "recipe": {"steps": 3, "coefficients": [0.25, 0.5]},
         "environment": {},
         "scaling": 1.25,
         "training": {"ls": {"seconds": seconds, "fallbacks": {}}, "epo": {"seconds": 2.0, "fallbacks": {"x": 1}}},
@@ -54,12 +57,12 @@ def result(pair=TASKS, seed=0, gain=0.25, seconds=10.0):
 def test_hypervolumes_of_losses_are_in_shares_of_the_pretrained_models():
     volumes = SUMMARY["row"](result())["hypervolumes"]
     # only the middle is better than the base in both: (1 - share)^2
-    assert volumes["losses"]["pwemoe-ls"] == pytest.approx(0.5**2)
-    assert volumes["losses"]["task arithmetic"] == pytest.approx(0.25**2)
-    assert volumes["losses"]["coefficient grid"] == pytest.approx(0.5**2)
+    assert volumes["losses from the base"]["pwemoe-ls"] == pytest.approx(0.5**2)
+    assert volumes["losses from the base"]["task arithmetic"] == pytest.approx(0.25**2)
+    assert volumes["losses from the base"]["coefficient grid"] == pytest.approx(0.5**2)
     # the worst: losses 3 and 5, shares 1.5 and 1.25; the boxes of the three points overlap
     expected = 0.5 * 1.0 + (1.0 - 0.5) * 0.75 + (1.25 - 1.0) * 0.25
-    assert volumes["losses to the worst"]["pwemoe-ls"] == pytest.approx(expected)
+    assert volumes["losses"]["pwemoe-ls"] == pytest.approx(expected)
 
 
 def test_hypervolumes_of_accuracies_count_from_0_and_from_the_pretrained_model():
@@ -71,8 +74,9 @@ def test_hypervolumes_of_accuracies_count_from_0_and_from_the_pretrained_model()
 
 def test_a_row_tells_the_gap_the_control_and_the_middle():
     row = SUMMARY["row"](result())
-    # experts 0.9 and 0.8; task arithmetic at equal weights 0.625; of the grid, (1, 2) has least losses: 0.8 and 0.6
-    assert row["static gap"] == pytest.approx(100 * (0.85 - 0.7))
+    # experts 0.9 and 0.8; the average (0.5 and 0.5, last of the grid) 0.6 and 0.65; task arithmetic at equal weights
+    # 0.625; of the grid, the third has least losses, and 0.8 and 0.6
+    assert row["gaps"] == {"average": pytest.approx(22.5), "best": pytest.approx(15.0)}
     assert row["equal weights"]["pwemoe-ls"] == pytest.approx(75.0)
     assert row["control"]["pwemoe-ls"] == {"losses": pytest.approx(1.0), "accuracies": pytest.approx(1.0)}
     assert row["fallbacks"] == {"x": 1}
@@ -81,7 +85,7 @@ def test_a_row_tells_the_gap_the_control_and_the_middle():
 def test_differences_are_paired_and_their_mean_is_over_all_pairs_and_seeds():
     results = [result(("a", "b"), seed, gain) for seed, gain in ((0, 0.25), (1, 0.0))]
     summary = SUMMARY["summarise"](results)
-    found = summary["differences"]["losses: pwemoe-ls - task arithmetic"]
+    found = summary["differences"]["losses from the base: pwemoe-ls - task arithmetic"]
     assert found["mean"] == pytest.approx((0.5**2 - 0.25**2) / 2)
     assert (found["above 0"], found["of"]) == (1, 2)
     assert summary["differences"]["losses: pwemoe-epo - task arithmetic"]["mean"] == pytest.approx(0.0)
@@ -113,7 +117,9 @@ def test_the_summary_is_written_as_json_and_as_tables(tmp_path):
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert [row["seed"] for row in summary["rows"]] == [0, 1]
     lines = (tmp_path / "summary.md").read_text().splitlines()
-    (line,) = [line for line in lines if line.startswith("| validation losses, up to the pre") and "ls - task" in line]
+    (line,) = [
+        line for line in lines if line.startswith("| validation losses, up to the pre-trained") and "ls - task" in line
+    ]
     assert line.endswith("| pwemoe-ls - task arithmetic | +0.1875 | +0.1875 to +0.1875 | 2 of 2 |")
     widths = {line.count("|") for line in lines if line.startswith("| a+b")}
-    assert widths == {13}
+    assert widths == {14}

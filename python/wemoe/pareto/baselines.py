@@ -73,7 +73,7 @@ def search_scaling(
         suite: base, experts and tasks; untouched.
         preferences: [K, T], in the order of the suite's experts; a few are enough.
         scalings: to try.
-        reference: [T], losses that bound the hypervolume; the base's own by default.
+        reference: [T], losses that bound the hypervolume; by default the worst of base and experts in each task.
         losses: of a model by task; on all validation data by default.
         progress: whether to show a progress bar.
 
@@ -93,7 +93,11 @@ def search_scaling(
     def table(scaling: float) -> Tensor:
         return torch.tensor([row(_merged(suite, weights, scaling)) for weights in named], dtype=torch.float64)
 
-    bound = torch.tensor(row(suite.base), dtype=torch.float64) if reference is None else reference
+    def worst() -> Tensor:
+        rows = [row(model) for model in (suite.base, *suite.experts.values())]
+        return torch.tensor(rows, dtype=torch.float64).amax(dim=0)
+
+    bound = worst() if reference is None else reference
     return sweep(
         table, {"scaling": scalings}, lambda found: hypervolume(found, bound, maximise=False), progress=progress
     )
