@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from wemoe import cli
 from wemoe.configured_fronts import preferences_for
 from wemoe.merge_config import read_config
 from wemoe.pareto.fronts import evaluate, read_front_json
+from wemoe.pareto.full_model import fine_tune_together
 from wemoe.pareto.training import train
 from wemoe.suites import load_suite
 
@@ -51,6 +53,10 @@ def write(folder, name="pareto", **changes):
 
 def files_in(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def fail(*_args, **_kwargs):
+    raise AssertionError("work began")
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +144,8 @@ def test_options_take_the_place_of_the_files_keys(texts):
 
 def test_epo_tells_its_fallbacks_and_routers_may_learn_from_half_of_the_validation_data(texts):
     parameters = PARAMETERS | {"scalarization": "epo", "train_on": "validation", "modules": "all"}
-    file = write(texts, parameters=parameters, pareto={"points": 2, "baselines": ["static"], "samples": 5})
+    pareto = {"points": 2, "baselines": ["static"], "samples": 5}
+    file = write(texts, parameters=parameters, pareto=pareto)
     said = succeed("pareto", file, "--output", texts / "front")
     assert "\nPWEMoE-EPO " in said
     assert "steps in which EPO fell back on simpler weights: none" in said
@@ -151,11 +158,30 @@ def test_epo_tells_its_fallbacks_and_routers_may_learn_from_half_of_the_validati
     assert any(not torch.equal(tensor, other[name]) for name, tensor in learned.state_dict().items())
 
 
+def test_the_whole_base_may_be_fine_tuned_beside_it(texts):
+    how = {"steps": 2, "learning_rate": 1e-2, "batch_size": 4}
+    file = write(texts, pareto={"points": 2, "baselines": ["ls", "epo", "mgda"], "fine_tuning": how})
+    succeed("pareto", file, "--output", texts / "front")
+    fronts = {front.label: front for front in read_front_json(texts / "front" / "front.json")}
+    suite = load_suite(read_config(file))
+    for name in ("ls", "epo", "mgda"):
+        (point,) = fronts[f"fine-tuned together, {name.upper()}"].points
+        options = {"steps": 2, "learning_rate": 1e-2, "seed": 1, "progress": False}
+        streams = suite.labelled_streams(4, 1)
+        loaders = {task: streams[task] for task in suite.experts}
+        model, _ = fine_tune_together(suite.base, loaders, suite.loss, scalarization=name, **options)
+        assert point.losses == suite.measure(model).losses
+        assert point.preference == (None if name == "mgda" else (0.5, 0.5))
+
+
+def test_a_baseline_that_is_not_installed_is_told_before_any_work(texts, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchjd.aggregation", None)
+    monkeypatch.setattr("wemoe.configured_pareto.load_suite", fail)
+    (line,) = refusal("pareto", write(texts, pareto={"baselines": ["mgda"]}), "--output", texts / "front")
+    assert line == "MGDA needs TorchJD, which is not installed: pip install 'wemoe[mgda]'"
+
+
 # --- what is refused, and what an interrupt leaves -------------------------------------------------------------------
-
-
-def fail(*_args, **_kwargs):
-    raise AssertionError("work began")
 
 
 def test_what_cannot_be_is_refused_before_any_work(texts, monkeypatch):

@@ -113,6 +113,8 @@ def test_what_is_wrong_is_told_in_one_line_by_its_path(make, changes, lines):
 def test_routers_that_learn_from_validation_data_need_no_training_data():
     tasks = {task: {"validation": "b.csv", "test": "c.csv"} for task in ("movies", "icd")}
     assert own(tasks=tasks, parameters={"train_on": "validation"}).parameters.train_on == "validation"
+    line, _ = refusal(own, tasks=tasks, parameters={"train_on": "validation"}, pareto={"baselines": ["ls"]})
+    assert line == "tasks.movies.train: must be given; pwemoe learns from it"  # which fine-tunes the base
 
 
 @pytest.mark.parametrize("method", [None, "wemoe", "ties"])

@@ -84,7 +84,8 @@ def _front_problems(config: FrontConfig) -> Iterator[str]:
     key, tasks = ("models", list(config.experts)) if config.suite is None else ("suite.tasks", config.suite.tasks)
     if len(tasks) == 1:
         yield f"{key}: must be of two tasks or more, for a preference between them; found one"
-    needed = [part for part in LABELLED if part != "train" or config.parameters.train_on == "train"]
+    trains = config.parameters.train_on == "train" or bool(config.pareto.fine_tuned)
+    needed = [part for part in LABELLED if part != "train" or trains]
     for task, found in config.tasks.items():
         for part in needed:
             if getattr(found, part) is None:

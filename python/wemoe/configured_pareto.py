@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from wemoe.configured_fronts import baseline_fronts, measured_front
+from wemoe.configured_fronts import baseline_fronts, check_installed, measured_front
 from wemoe.configured_merge import Config, fitting_sources, settings_of
 from wemoe.device_maps import check_device
 from wemoe.files import check_writable
@@ -24,7 +23,8 @@ from wemoe.pareto.figures import Figures, figures_of, table
 from wemoe.pareto.folders import MODEL, write_front_folder
 from wemoe.pareto.fronts import Front
 from wemoe.pareto.held_out import held_out
-from wemoe.pareto.training import Training, train
+from wemoe.pareto.steps import Training
+from wemoe.pareto.training import train
 from wemoe.routed_classes import RoutedModule
 from wemoe.stopwatch import Stopwatch
 from wemoe.suites import Suite, load_suite
@@ -81,6 +81,7 @@ def pareto(
     """
     settings = front_settings(config)
     place = check_device(device)
+    check_installed(settings)
     tell = tell or (lambda _: None)
     target = Path(output)
     check_writable(target if target.exists() else target.absolute().parent)
@@ -88,14 +89,17 @@ def pareto(
     suite = None if settings.suite is None else load_suite(settings, device=place, watch=watch)
     with fitting_sources(settings, suite, device, tell) as sources:
         check_apart(target / MODEL, sources)
-        suite = suite or load_suite(settings, device=place, watch=watch)
-        suite = suite if settings.parameters.train_on == "train" else held_out(suite)
+        loaded = suite or load_suite(settings, device=place, watch=watch)
+        suite = loaded if settings.parameters.train_on == "train" else held_out(loaded)
         model = _upcycled(settings, suite, progress)
         kept = target.absolute().with_name(f"{target.absolute().name}.training.pt")
         if not resume:
             kept.unlink(missing_ok=True)
         training = _train(settings, suite, model, kept, watch, progress)
-        fronts = _fronts(settings, suite, model, watch, progress)
+        fronts = (
+            measured_front(settings, suite, model, watch, progress),
+            *baseline_fronts(settings, suite, loaded, watch, progress),
+        )
         figures = {front.label: figures_of(front, reference_losses(fronts)) for front in fronts}
         summary = _summary(settings, fronts, figures, training, watch)
         recipe, metrics = settings.recipe(), _metrics(figures[fronts[0].label])
@@ -142,14 +146,6 @@ def _train(
     options = chosen | {"steps": config.adaptation_steps, "seed": config.seed, "progress": progress}
     with watch.stage(TRAINING):
         return train(model, loaders, suite.loss, checkpoint=kept, **options)
-
-
-def _fronts(
-    config: FrontConfig, suite: Suite, model: RoutedModule, watch: Stopwatch, progress: bool
-) -> tuple[Front, ...]:
-    measure = partial(suite.measure, samples=config.pareto.samples)
-    own = measured_front(config, model, measure, watch, progress)
-    return (own, *baseline_fronts(config, suite, measure, watch, progress))
 
 
 def reference_losses(fronts: tuple[Front, ...]) -> Tensor:

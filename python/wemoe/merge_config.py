@@ -49,7 +49,8 @@ Dtype = Annotated[
     BeforeValidator(lambda name: name.removeprefix("torch.") if isinstance(name, str) else name),
     Scalar,
 ]
-Baseline = Annotated[Literal["static", "grid", "mgda", "ls", "epo"], Scalar]
+Baseline = Annotated[Literal["static", "grid", "ls", "epo", "mgda"], Scalar]
+FineTuned = Literal["ls", "epo", "mgda"]
 Values = bool | int | float | str | tuple[Number, ...] | None
 
 
@@ -67,6 +68,14 @@ class ModelEntry(Section):
     parameters: ModelParameters = ModelParameters()
 
 
+class FullFineTuning(Section):
+    """How the whole base is fine-tuned on all tasks at once, as a baseline; as published."""
+
+    steps: Count = 8000
+    learning_rate: Annotated[Number, Field(gt=0)] = 1e-5
+    batch_size: Count = 16
+
+
 class ParetoConfig(Section):
     """How the front of a model that is steered by a preference is measured.
 
@@ -75,13 +84,20 @@ class ParetoConfig(Section):
             tasks, and 2, the tasks themselves, for more. Equal preference is always measured too.
         samples: at most so many of a task's validation data, and of its test data, are read; by default all.
         baselines: what is measured beside it: `static`, task arithmetic weighted by the preference; `grid`, task
-            arithmetic with every combination of coefficients (two tasks); `mgda`, `ls` and `epo`, one fine-tuning of
-            the whole base on all tasks by each. The experts and the base are always measured.
+            arithmetic with every combination of coefficients (two tasks); `ls`, `epo` and `mgda`, one fine-tuning of
+            the whole base on all tasks by each (`mgda` needs TorchJD). The experts and the base are always measured.
+        fine_tuning: of the last three.
     """
 
     points: Annotated[Count, Field(ge=2)] | None = None
     samples: Count | None = None
     baselines: tuple[Baseline, ...] = ("static",)
+    fine_tuning: FullFineTuning = FullFineTuning()
+
+    @property
+    def fine_tuned(self) -> tuple[FineTuned, ...]:
+        """The baselines that fine-tune the whole base, in their order."""
+        return tuple(name for name in self.baselines if name in ("ls", "epo", "mgda"))
 
     def points_for(self, tasks: int) -> int:
         """Return the points along an edge of the grid, for a number of tasks."""
