@@ -53,16 +53,16 @@ def hub_names(provenance: Provenance | None) -> list[str] | None:
 
 
 def _body(config: RoutingConfig) -> str:
+    preference = config.reads == "preference"
     return f"""# {config.base_class} of {len(config.tasks)} merged experts
 
-One model of {len(config.tasks)} tasks: the weights of its MLPs are assembled for every sample by small routers, as
-the pre-trained weights plus weighted task vectors of the fine-tuned models ({_papers(config)}).
+{_what_it_is(config)}
 
 ```python
 import wemoe
 
 model = wemoe.from_pretrained("...")  # this folder, or this repository's name
-```
+{_steered(config) if preference else ""}```
 
 ## Made of
 
@@ -76,13 +76,37 @@ model = wemoe.from_pretrained("...")  # this folder, or this repository's name
 | base class | {config.base_class} |
 | initial routing weight | {config.init_lambda} |
 | router depth | {config.router_hidden_layers} |
-| one router for all MLPs | {_yes_or_no(config.share_router)} |
-| router reads which block is asking | {_yes_or_no(config.position_encoding)} |
-| share of each task vector's entries that was removed | {config.prune_ratio} |
-| routing weights averaged over the batch | {_yes_or_no(config.batch_reduce)} |
+{_preference_settings(config) if preference else _input_settings(config)}
 | wemoe | {config.wemoe_version} |
 
 """
+
+
+def _what_it_is(config: RoutingConfig) -> str:
+    number = len(config.tasks)
+    if config.reads == "preference":
+        return f"""One model of {number} tasks, steered by a preference among them: small routers read the preference,
+and the weights of a module are its pre-trained ones plus weighted task vectors of the fine-tuned models (PWEMoE,
+[arXiv 2406.09770](https://arxiv.org/abs/2406.09770)). `wemoe.merge_and_unload` makes a plain model of a preference."""
+    return f"""One model of {number} tasks: the weights of its MLPs are assembled for every sample by small routers, as
+the pre-trained weights plus weighted task vectors of the fine-tuned models ({_papers(config)})."""
+
+
+def _steered(config: RoutingConfig) -> str:
+    tasks = ", ".join(map(cell, config.tasks))
+    equal = [round(1 / len(config.tasks), 4)] * len(config.tasks)
+    return f"wemoe.set_preference(model, {equal}, normalize=True)  # {tasks}\n"
+
+
+def _input_settings(config: RoutingConfig) -> str:
+    return f"""| one router for all MLPs | {_yes_or_no(config.share_router)} |
+| router reads which block is asking | {_yes_or_no(config.position_encoding)} |
+| share of each task vector's entries that was removed | {config.prune_ratio} |
+| routing weights averaged over the batch | {_yes_or_no(config.batch_reduce)} |"""
+
+
+def _preference_settings(config: RoutingConfig) -> str:
+    return f"| modules with a router | {config.modules} |"
 
 
 def _papers(config: RoutingConfig) -> str:

@@ -74,7 +74,7 @@ def check_preference(preference: PreferenceLike, tasks: Sequence[str], normalize
             raise ValueError(f"preference must have a number for each of the tasks {list(tasks)}; found {preference}")
         preference = [preference[task] for task in tasks]
     try:
-        values = torch.as_tensor(preference).detach().to(device="cpu", dtype=torch.float64, copy=True)
+        values = torch.as_tensor(preference, dtype=torch.float64).detach().cpu().clone()
     except (TypeError, ValueError) as error:  # rows of unlike length, or no numbers
         raise ValueError(f"preference must be numbers [T] or [B, T]; found {preference!r}") from error
     if values.dim() not in (1, 2) or values.shape[-1] != len(tasks) or values.shape[0] == 0:
