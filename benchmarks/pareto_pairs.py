@@ -5,9 +5,10 @@
     python benchmarks/pareto_pairs.py run OUT --reverse   # a second process, from the other end
     python benchmarks/pareto_pairs.py summary OUT  # summary.json and summary.md
 
-Experts and heads have memorised the training texts, whose losses say nothing to a router any more. So the first half of
-each task's validation texts trains the routers and chooses the scaling of task arithmetic; the losses of all fronts are
-of the second half, and accuracies are of test texts.
+Experts and heads have memorised the training texts, whose losses say nothing to a router any more. So each task's
+validation texts train the routers and choose the scaling of task arithmetic; of its test texts one half validates, for
+the losses of all fronts, and the other half tests, for their accuracies. No text has two of these parts. Routers start
+where task arithmetic is at equal weights, at half its scaling.
 """
 
 from __future__ import annotations
@@ -72,7 +73,6 @@ class Recipe:
 
     modules: str = "all"
     router_hidden_layers: int = 1
-    init_lambda: float = 0.6
     steps: int = 200
     batch_size: int = 16
     learning_rate: float = 1e-2
@@ -84,7 +84,7 @@ class Recipe:
 
 
 def load_pair(pair: Sequence[str], seed: int) -> Suite:
-    """The suite of two tasks; of each one's validation texts, it trains on one half and validates on the other."""
+    """The suite of two tasks, with the parts of the data moved on: see above."""
     watch = Stopwatch(lambda _: None)
     base, tasks = load_text6(SUITE, watch)
     suite = fine_tuned_suite(base, {name: tasks[name] for name in pair}, SUITE.fine_tuning, seed, watch)
@@ -92,11 +92,11 @@ def load_pair(pair: Sequence[str], seed: int) -> Suite:
 
 
 def held_out(task: Task) -> Task:
-    """A task whose training and validation samples are the two halves of its validation samples."""
-    found = task.validation
+    """A task that trains on its validation samples; the halves of its test samples validate and test."""
+    found = task.test
     order = torch.randperm(len(found.samples), generator=torch.Generator().manual_seed(0))
     first, second = order[: len(order) // 2], order[len(order) // 2 :]
-    return replace(task, train=chosen(found, first), validation=chosen(found, second))
+    return replace(task, train=task.validation, validation=chosen(found, first), test=chosen(found, second))
 
 
 def chosen(labelled: Labelled, rows: Tensor) -> Labelled:
@@ -118,7 +118,7 @@ def run_pair(pair: Sequence[str], seed: int, recipe: Recipe) -> dict[str, Any]:
         fronts.append(coefficient_grid_front(suite, recipe.coefficients, measure=measure, progress=False))
     training = {}
     for name in ("ls", "epo"):
-        model, training[name] = trained(suite, name, seed, recipe)
+        model, training[name] = trained(suite, name, seed, scaling / len(pair), recipe)
         with watch.stage(f"front of {name}"):
             fronts.append(evaluate(model, measure, grid, label=f"pwemoe-{name}", progress=False))
     return {
@@ -143,7 +143,9 @@ def best_scaling(suite: Suite, recipe: Recipe) -> float:
     return search_scaling(suite, preferences, recipe.scalings, losses=losses, progress=False).best["scaling"]
 
 
-def trained(suite: Suite, scalarization: str, seed: int, recipe: Recipe) -> tuple[torch.nn.Module, dict[str, Any]]:
+def trained(
+    suite: Suite, scalarization: str, seed: int, init_lambda: float, recipe: Recipe
+) -> tuple[torch.nn.Module, dict[str, Any]]:
     """Train a PWEMoE; return it with what its training took and how often EPO fell back."""
     torch.manual_seed(seed)  # of the routers' initial values
     model = wemoe.upcycle(
@@ -152,7 +154,7 @@ def trained(suite: Suite, scalarization: str, seed: int, recipe: Recipe) -> tupl
         method="pwemoe",
         modules=recipe.modules,
         router_hidden_layers=recipe.router_hidden_layers,
-        init_lambda=recipe.init_lambda,
+        init_lambda=init_lambda,
         progress=False,
     )
     start = time.perf_counter()

@@ -25,7 +25,7 @@ Losses = Callable[[nn.Module], Mapping[str, float]]
 Preference = tuple[float, ...]
 
 COEFFICIENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
-SCALINGS = (0.6, 0.8, 1.0, 1.25, 1.5)
+SCALINGS = (0.6, 0.8, 1.0, 1.3, 1.6, 2.0)
 
 
 def task_arithmetic_front(
