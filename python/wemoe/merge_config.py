@@ -120,7 +120,7 @@ class MergeConfig(Section):
         tasks: by task, its data and how it reads a model.
         suite: a built-in suite instead of `base_model`, `models` and `tasks`.
         methods: rows of a comparison, with their parameters.
-        steps: of adaptation, where a method's `parameters` have no `steps`.
+        steps: of adaptation or training, where a method's `parameters` have no `steps`.
     """
 
     elsewhere: ClassVar[Mapping[str, str]] = {
@@ -163,7 +163,7 @@ class MergeConfig(Section):
 
     @property
     def adaptation_steps(self) -> int:
-        """Steps of adaptation of a method that has some: its own, or those for all methods."""
+        """Steps of adaptation or training of a method that has some: its own, or those for all methods."""
         own: int = self.parameters.steps  # type: ignore[attr-defined]  # of methods that adapt
         return own if self.steps is None or "steps" in self.parameters.model_fields_set else self.steps
 
