@@ -36,6 +36,7 @@ def readers_own():
         "classifiers": {task: BertForSequenceClassification(base.config).eval() for task in experts},
         "heads": {task: nn.Linear(16, 3).requires_grad_(False) for task in experts},
         "streams": {task: [batch() for _ in range(3)] for task in experts},
+        "labelled_batches": {task: [(batch(), torch.randint(0, 3, (4,)))] for task in experts},
         "test_batches": {task: [(batch(), torch.randint(0, 3, (4,)))] for task in experts},
         "validation_batches": {task: [(batch(), torch.randint(0, 3, (4,)))] for task in experts},
         "batch": batch(),
