@@ -73,7 +73,7 @@ class Recipe:
 
     modules: str = "all"
     router_hidden_layers: int = 1
-    steps: int = 200
+    steps: int = 150
     batch_size: int = 16
     learning_rate: float = 1e-2
     samples: int = 150
