@@ -76,10 +76,10 @@ class Recipe:
     steps: int = 150
     batch_size: int = 16
     learning_rate: float = 1e-2
-    samples: int = 150
+    samples: int = 120
     choosing_samples: int = 100
     preferences: int = 11
-    coarse_preferences: int = 5
+    coarse_preferences: int = 3
     scalings: tuple[float, ...] = SCALINGS
     coefficients: tuple[float, ...] = COEFFICIENTS
 
