@@ -67,18 +67,19 @@ MERGES = (0.3, 0.5, 0.7, 0.85, 1.0)  # coefficients of both tasks, of which 0.5 
 class Recipe:
     """Everything but pair and seed that decides the results.
 
-    The samples are those of a task that a model is measured on, of each part at most; the coarse grid of preferences is
-    the one that task arithmetic's scaling is chosen on.
+    The samples are those of a task that a model is measured on, of each part at most; the choosing ones, and the coarse
+    grid of preferences, are those that task arithmetic's scaling is chosen on.
     """
 
     modules: str = "all"
     router_hidden_layers: int = 1
-    steps: int = 200
+    steps: int = 150
     batch_size: int = 16
     learning_rate: float = 1e-2
-    samples: int = 150
+    samples: int = 120
+    choosing_samples: int = 100
     preferences: int = 11
-    coarse_preferences: int = 5
+    coarse_preferences: int = 3
     scalings: tuple[float, ...] = SCALINGS
     coefficients: tuple[float, ...] = COEFFICIENTS
 
@@ -137,7 +138,7 @@ def best_scaling(suite: Suite, recipe: Recipe) -> float:
     """Choose task arithmetic's scaling on the texts that routers are trained on."""
 
     def losses(model: torch.nn.Module) -> Mapping[str, float]:
-        return mean_losses(model, suite.batches(part="train", samples=recipe.samples), suite.loss)
+        return mean_losses(model, suite.batches(part="train", samples=recipe.choosing_samples), suite.loss)
 
     preferences = simplex_grid(len(suite.tasks), recipe.coarse_preferences)
     return search_scaling(suite, preferences, recipe.scalings, losses=losses, progress=False).best["scaling"]

@@ -27,7 +27,7 @@ def tiny(pairs, monkeypatch):
 
     monkeypatch.setattr(pairs, "load_pair", load)
     monkeypatch.setattr(pairs, "PAIRS", (("colours", "animals"),))
-    return pairs, pairs.Recipe(steps=2, batch_size=4, samples=6, preferences=3, scalings=(0.5, 1.0))
+    return pairs, pairs.Recipe(steps=2, batch_size=4, samples=6, choosing_samples=4, preferences=3, scalings=(0.5, 1.0))
 
 
 def test_what_trains_validates_and_tests_has_no_text_in_common(pairs):
