@@ -27,7 +27,7 @@ from wemoe.task_config import Part
 
 Measure = Callable[[nn.Module], Measured]
 
-COARSE_POINTS = 3  # of the grid of preferences that task arithmetic's scaling is searched on
+COARSE_POINTS, SEARCH_SAMPLES = 3, 100  # of preferences and of each task, that a scaling is searched on
 
 
 def preferences_for(tasks: int, points: int) -> Tensor:
@@ -90,8 +90,10 @@ def _task_arithmetic(config: FrontConfig, suite: Suite, watch: Stopwatch, progre
     tasks = len(suite.experts)
     part: Part = "train" if config.parameters.train_on == "validation" else "validation"  # which `held_out` made of it
 
+    samples = min(config.pareto.samples or SEARCH_SAMPLES, SEARCH_SAMPLES)
+
     def losses(model: nn.Module) -> Mapping[str, float]:
-        return mean_losses(model, suite.batches(part=part, samples=config.pareto.samples), suite.loss)
+        return mean_losses(model, suite.batches(part=part, samples=samples), suite.loss)
 
     with watch.stage("scaling of task arithmetic"):
         coarse = preferences_for(tasks, COARSE_POINTS if tasks <= 3 else 2)

@@ -133,13 +133,12 @@ def coefficient_grid_front(
 def individual_front(
     suite: Suite, *, measure: Measure | None = None, label: str = "individual models", progress: bool = True
 ) -> Front:
-    """Measure every expert on every task; the point of task t's expert has the preference for t alone.
+    """Measure every expert on every task: a point for each, in the order of the tasks, without a preference.
 
     Arguments are those of `task_arithmetic_front`.
     """
-    tasks = list(suite.experts)
-    models = ((tuple(float(task == own) for task in tasks), suite.experts[own]) for own in tasks)
-    return _front(suite, models, len(tasks), measure, label, progress)
+    models = ((None, expert) for expert in suite.experts.values())
+    return _front(suite, models, len(suite.experts), measure, label, progress)
 
 
 def base_front(suite: Suite, *, measure: Measure | None = None, label: str = "pre-trained") -> Front:
