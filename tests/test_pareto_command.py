@@ -15,6 +15,7 @@ import wemoe
 from task_folders import text_folders, text_settings
 from wemoe import cli
 from wemoe.configured_fronts import preferences_for
+from wemoe.configured_pareto import kept_training
 from wemoe.merge_config import read_config
 from wemoe.pareto.fronts import evaluate, read_front_json
 from wemoe.pareto.full_model import fine_tune_together
@@ -84,7 +85,7 @@ def test_a_front_is_a_model_a_table_and_a_plot(made):
         image.verify()
     assert set(wemoe.load_heads(folder / "front" / "model")) == {"colours", "animals"}
     assert AutoTokenizer.from_pretrained(folder / "front" / "model")("hot")["input_ids"]
-    assert not list(folder.glob("*.training.pt"))  # which is kept until the folder is written
+    assert not list(folder.glob("*.training-*"))  # which is kept until the folder is written
 
 
 def test_the_model_and_its_front_are_what_the_functions_make(made):
@@ -210,23 +211,31 @@ def test_an_interrupted_run_leaves_its_training_which_can_go_on(made, texts, mon
     monkeypatch.setattr("wemoe.suites.Suite.measure", lambda *_args, **_options: fail())
     assert isinstance(run("pareto", file, "--output", texts / "front").exception, AssertionError)
     assert not (texts / "front").exists()
-    assert (texts / "front.training.pt").exists()
+    assert len(list(texts.glob("front.training-*.pt"))) == 1
     monkeypatch.setattr("wemoe.suites.Suite.measure", measured)
     steps = []
     monkeypatch.setattr("wemoe.pareto.training._direction", lambda *_args: steps.append(1))
     said = succeed("pareto", file, "--output", texts / "front", "--resume")
     assert not steps  # all of them were done
     assert "3 steps; training took " in said
-    assert not (texts / "front.training.pt").exists()
+    assert not list(texts.glob("front.training-*"))
     first, again = (files_in(path / "front") for path in (folder, texts))
     assert first["front.csv"] == again["front.csv"]
 
 
-def test_without_resume_training_begins_anew(texts):
+def test_only_training_of_the_same_configuration_goes_on(texts):
     file = write(texts, pareto={"points": 2, "baselines": []})
-    (texts / "front.training.pt").write_text("of another run")
+    kept = kept_training(texts / "front", read_config(file))
+    kept.write_text("damaged")
     assert refusal("pareto", file, "--output", texts / "front", "--resume")[0].startswith("checkpoint ")
-    succeed("pareto", file, "--output", texts / "front")
+    succeed("pareto", file, "--output", texts / "front", "--resume", "--steps", "2")
+    assert kept.read_text() == "damaged"  # another's, who trains longer
+    succeed("pareto", file, "--output", texts / "front")  # begins anew
+    assert not kept.exists()
+    other = write(texts, "other", parameters=PARAMETERS | {"init_lambda": 0.5})
+    measured = write(texts, "measured", pareto={"points": 5})
+    assert kept_training(texts / "front", read_config(other)) != kept
+    assert kept_training(texts / "front", read_config(measured)) == kept  # which is only measured otherwise
 
 
 def test_a_front_that_cannot_be_written_leaves_an_earlier_one_whole(texts, monkeypatch):

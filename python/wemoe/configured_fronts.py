@@ -89,7 +89,6 @@ def _task_arithmetic(config: FrontConfig, suite: Suite, watch: Stopwatch, progre
     """Measure task arithmetic weighted by the preference, scaled as is best on data that may be chosen by."""
     tasks = len(suite.experts)
     part: Part = "train" if config.parameters.train_on == "validation" else "validation"  # which `held_out` made of it
-
     samples = min(config.pareto.samples or SEARCH_SAMPLES, SEARCH_SAMPLES)
 
     def losses(model: nn.Module) -> Mapping[str, float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -60,7 +62,7 @@ def pareto(
     """Train a model that a preference steers, measure its front and baselines, and write a folder, whole or not at all.
 
     The folder holds `model/`, which `wemoe.from_pretrained` reads, `front.json`, `front.csv` and `front.png`. Until it
-    is written, training is kept in a file beside it, `OUTPUT.training.pt`.
+    is written, training is kept in a file beside it, `OUTPUT.training-*.pt`.
 
     Args:
         config: a YAML file, what such a file holds, or a configuration that was read; its method is `pwemoe`.
@@ -77,7 +79,7 @@ def pareto(
         FileNotFoundError, ImportError: a model, an adapter or a file of data cannot be opened.
         OSError: the folder cannot be written; checked before any work.
         ValueError: the configuration is wrong or its method makes no front, there is no such device, base and experts
-            do not fit (all that does not is listed), a file is damaged, or the training that was kept is another's.
+            do not fit (all that does not is listed), or a file is damaged.
     """
     settings = front_settings(config)
     place = check_device(device)
@@ -92,7 +94,7 @@ def pareto(
         loaded = suite or load_suite(settings, device=place, watch=watch)
         suite = loaded if settings.parameters.train_on == "train" else held_out(loaded)
         model = _upcycled(settings, suite, progress)
-        kept = target.absolute().with_name(f"{target.absolute().name}.training.pt")
+        kept = kept_training(target, settings)
         if not resume:
             kept.unlink(missing_ok=True)
         training = _train(settings, suite, model, kept, watch, progress)
@@ -120,6 +122,13 @@ def front_settings(config: Config) -> FrontConfig:
     if not isinstance(settings, FrontConfig):
         raise ValueError(f"merge_method: must be pwemoe, which makes a front; found {settings.merge_method!r}")
     return settings
+
+
+def kept_training(output: Path, config: FrontConfig) -> Path:
+    """Return where training is kept until a folder is written: beside it, in a file of its own for what is trained."""
+    trained = {key: value for key, value in config.recipe().items() if key != "pareto"}
+    digest = hashlib.sha256(json.dumps(trained, sort_keys=True).encode()).hexdigest()
+    return output.absolute().with_name(f"{output.absolute().name}.training-{digest[:8]}.pt")
 
 
 def _upcycled(config: FrontConfig, suite: Suite, progress: bool) -> RoutedModule:
