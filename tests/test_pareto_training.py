@@ -390,7 +390,7 @@ def test_tasks_must_be_the_models(setting):
             ValueError,
             "the loss of task 'task0' must be finite; found nan at its batch 1",
         ),
-        (lambda loss: loss.detach(), ValueError, "the loss of task 'task0' must depend on the routers"),
+        (lambda loss: loss.detach(), ValueError, "the loss of task 'task0' must depend on what is trained"),
         (lambda loss: (loss - loss).sqrt(), ValueError, "the gradient of task 'task0' must be finite"),
     ],
 )

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,28 +18,23 @@ from wemoe.modes import evaluating
 from wemoe.pareto.rays import sample_ray
 from wemoe.pareto.scalarizations import SCALARIZATIONS, Scalarization
 from wemoe.pareto.state import Direction, ParetoState, Settings
-from wemoe.predictions import Batch, to_device
+from wemoe.pareto.steps import (
+    Loss,
+    TaskLoss,
+    Training,
+    check_gradient,
+    check_settings,
+    check_tasks,
+    made,
+    name_of,
+    task_loss,
+    training_of,
+    weigh,
+)
+from wemoe.predictions import Batch
 from wemoe.preference_layers import merging_once
 from wemoe.preferences import restoring_preference, set_preference, steered_backbone
-from wemoe.training_steps import check_numbers, take_steps
-
-TaskLoss = Callable[[nn.Module, Batch], Tensor]  # (model, batch) -> a scalar
-Loss = Callable[[nn.Module, Batch, str], Tensor]  # (model, batch, task) -> a scalar
-
-
-@dataclass(frozen=True)
-class Training:
-    """What a training run did.
-
-    Attributes:
-        history: one record per step: `step` (from 1), `learning_rate`, by task the `ray` (the step's preference), the
-            `losses` and the `weights` that the scalarization gave them, `loss` (the losses, weighted), how far the
-            losses are from the ray (`non_uniformity`; None where one is negative), and the step's own `fallbacks`.
-        fallbacks: how often the scalarization fell back on simpler weights in all steps, by reason.
-    """
-
-    history: list[dict[str, Any]]
-    fallbacks: Counter[str]
+from wemoe.training_steps import take_steps
 
 
 def train(
@@ -100,14 +93,14 @@ def train(
             takes part in, or a checkpoint of another run.
     """
     tasks = tuple(steered_backbone(model).routing_config.tasks)
-    settings = Settings(tasks, _name(scalarization), steps, learning_rate, final_rate, concentration, seed)
+    settings = Settings(tasks, name_of(scalarization), steps, learning_rate, final_rate, concentration, seed)
     _check(settings, checkpoint_every)
-    _check_tasks("loaders", loaders, tasks)
+    check_tasks("loaders", loaders, tasks, "the model's")
     if isinstance(losses, Mapping):
-        _check_tasks("losses", losses, tasks)
+        check_tasks("losses", losses, tasks, "the model's")
     if checkpoint is not None:
         check_writable(Path(checkpoint).absolute().parent)
-    chosen = _made(scalarization)
+    chosen = made(scalarization, SCALARIZATIONS)
     with torch.random.fork_rng(), restoring_preference(model), evaluating(model):
         torch.manual_seed(seed)
         state = ParetoState(model, settings)
@@ -123,39 +116,13 @@ def train(
             checkpoint=checkpoint,
             checkpoint_every=checkpoint_every,
         )
-    fallbacks: Counter[str] = Counter()
-    for record in state.history:
-        fallbacks.update(record["fallbacks"])
-    return Training(state.history, fallbacks)
-
-
-def _made(scalarization: str | Scalarization) -> Scalarization:
-    if not isinstance(scalarization, str):
-        return scalarization
-    if scalarization not in SCALARIZATIONS:
-        raise ValueError(f"scalarization must be one of {sorted(SCALARIZATIONS)}; found {scalarization!r}")
-    return SCALARIZATIONS[scalarization]()
-
-
-def _name(scalarization: str | Scalarization) -> str:
-    if isinstance(scalarization, str):
-        return scalarization
-    return getattr(scalarization, "__qualname__", type(scalarization).__qualname__)
+    return training_of(state)
 
 
 def _check(settings: Settings, checkpoint_every: int) -> None:
-    check_numbers(settings, checkpoint_every)
-    if not 0 <= settings.final_rate <= 1:
-        raise ValueError(f"final_rate must be in [0, 1]; found {settings.final_rate}")
+    check_settings(settings, checkpoint_every)
     if not (math.isfinite(settings.concentration) and settings.concentration > 0):
         raise ValueError(f"concentration must be positive and finite; found {settings.concentration}")
-
-
-def _check_tasks(argument: str, by_task: Mapping[str, object], tasks: tuple[str, ...]) -> None:
-    if not isinstance(by_task, Mapping):
-        raise TypeError(f"{argument} must map task names; found {type(by_task).__name__}")
-    if by_task.keys() != set(tasks):
-        raise ValueError(f"{argument} must be of the model's tasks, {list(tasks)}; found {list(by_task)}")
 
 
 def _rays(tasks: int, concentration: float, seed: int, skip: int) -> Iterator[Tensor]:
@@ -182,14 +149,8 @@ def _direction(
         rows = [_loss_and_gradient(model, parameters, stream, losses, task) for task, stream in streams.items()]
     values = torch.tensor([loss for loss, _ in rows], dtype=torch.float64)
     jacobian = torch.stack([gradient for _, gradient in rows])  # [T, P]
-    before = Counter(getattr(scalarization, "fallbacks", ()))
-    weights = scalarization(values, jacobian @ jacobian.T, ray.double())
-    if weights.shape != ray.shape or not weights.isfinite().all():
-        raise ValueError(
-            f"scalarization must give a finite weight for each of {len(ray)} losses; found {weights.tolist()}"
-        )
-    fallbacks = dict(Counter(getattr(scalarization, "fallbacks", ())) - before)
-    return Direction(ray, values, weights.double(), fallbacks, weights.double() @ jacobian)
+    weights, fallbacks = weigh(scalarization, values, jacobian @ jacobian.T, ray)
+    return Direction(ray, values, weights, fallbacks, weights @ jacobian)
 
 
 def _loss_and_gradient(
@@ -200,22 +161,9 @@ def _loss_and_gradient(
     task: str,
 ) -> tuple[float, Tensor]:
     """Return the loss of a task's next batch and its gradient [P] by all parameters, fp64 on the CPU."""
-    batch = to_device(stream.draw(), next(model.parameters()).device)
-    loss = losses[task](model, batch) if isinstance(losses, Mapping) else losses(model, batch, task)
-    _check_loss(loss, task, stream.drawn)
+    loss = task_loss(model, stream, losses, task)
     # the merged weights, and their graph, are shared by the tasks' losses: the last of them frees it
     gradients = torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True)
     flat = torch.cat([gradient.detach().flatten().to("cpu", torch.float64) for gradient in gradients])
-    if not flat.isfinite().all():
-        raise ValueError(f"the gradient of task {task!r} must be finite; found another at its batch {stream.drawn}")
+    check_gradient(flat, task, stream.drawn)
     return loss.item(), flat
-
-
-def _check_loss(loss: Tensor, task: str, drawn: int) -> None:
-    if not isinstance(loss, Tensor) or loss.dim() != 0:
-        found = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-        raise TypeError(f"the loss of task {task!r} must be a scalar tensor; found {found}")
-    if not loss.isfinite():
-        raise ValueError(f"the loss of task {task!r} must be finite; found {loss.item()} at its batch {drawn}")
-    if not loss.requires_grad:
-        raise ValueError(f"the loss of task {task!r} must depend on the routers; found one without a gradient")
