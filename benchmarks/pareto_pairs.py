@@ -73,11 +73,11 @@ class Recipe:
 
     modules: str = "all"
     router_hidden_layers: int = 1
-    steps: int = 150
+    steps: int = 120
     batch_size: int = 16
     learning_rate: float = 1e-2
-    samples: int = 120
-    choosing_samples: int = 100
+    samples: int = 100
+    choosing_samples: int = 60
     preferences: int = 11
     coarse_preferences: int = 3
     scalings: tuple[float, ...] = SCALINGS
