@@ -55,7 +55,8 @@ def test_the_published_settings_are_the_defaults():
 
 def test_a_suite_may_be_cut_to_some_tasks_in_the_order_that_is_given():
     assert config(suite={"name": "text6", "tasks": ["pos", "movies"]}).suite.tasks == ("pos", "movies")
-    assert config(suite="text6").suite.tasks == text6.TASKS == tuple(text6.load())
+    assert config(suite="text6").suite.tasks is None  # all of them
+    assert tuple(text6.load()) == text6.TASKS
 
 
 def test_a_front_is_measured_on_the_published_grids():
@@ -141,7 +142,7 @@ def test_the_schema_tells_of_fronts():
 @pytest.mark.parametrize(("name", "tasks"), [("quickstart_pair", 2), ("quickstart_three", 3), ("quickstart_six", 6)])
 def test_the_quick_starts_fronts_are_of_its_tasks(name, tasks):
     found = read_config(EXAMPLES / f"{name}.yaml")
-    assert len(found.suite.tasks) == tasks
+    assert len(found.suite.tasks or text6.TASKS) == tasks
     assert found.adaptation_steps < 4000  # a front in minutes
 
 

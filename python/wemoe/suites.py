@@ -261,7 +261,7 @@ def load_text6(config: SuiteConfig, watch: Stopwatch) -> tuple[PreTrainedModel, 
     with watch.stage("load texts and base model"):
         base, tokenizer = minilm.load()
         texts = text6.load()
-        tasks = {name: tokenize_task(texts[name], tokenizer, config.max_length) for name in config.tasks}
+        tasks = {name: tokenize_task(texts[name], tokenizer, config.max_length) for name in config.tasks or texts}
     return base, tasks
 
 

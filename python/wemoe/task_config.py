@@ -132,7 +132,7 @@ class SuiteConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Literal["text6"]
-    tasks: tuple[str, ...] = Field(default=TASKS, min_length=1)
+    tasks: tuple[str, ...] | None = Field(default=None, min_length=1)
     max_length: int = Field(default=40, ge=2)
     fine_tuning: FineTuning = FineTuning()
 
