@@ -18,7 +18,7 @@ import itertools
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -26,10 +26,8 @@ from typing import Any
 
 import torch
 from pareto_summary import write_summary
-from torch import Tensor
 
 import wemoe
-from wemoe.data.batches import Chosen, Labelled, Task
 from wemoe.evaluation import mean_losses
 from wemoe.files import check_writable, write_text
 from wemoe.info import collect
@@ -43,6 +41,7 @@ from wemoe.pareto.baselines import (
     search_scaling,
     task_arithmetic_front,
 )
+from wemoe.pareto.held_out import held_out
 from wemoe.pareto.rays import simplex_grid
 from wemoe.stopwatch import Stopwatch
 from wemoe.suites import Suite, fine_tuned_suite, load_text6
@@ -89,19 +88,7 @@ def load_pair(pair: Sequence[str], seed: int) -> Suite:
     watch = Stopwatch(lambda _: None)
     base, tasks = load_text6(SUITE, watch)
     suite = fine_tuned_suite(base, {name: tasks[name] for name in pair}, SUITE.fine_tuning, seed, watch)
-    return replace(suite, tasks={name: held_out(task) for name, task in suite.tasks.items()})
-
-
-def held_out(task: Task) -> Task:
-    """A task that trains on its validation samples; the halves of its test samples validate and test."""
-    found = task.test
-    order = torch.randperm(len(found.samples), generator=torch.Generator().manual_seed(0))
-    first, second = order[: len(order) // 2], order[len(order) // 2 :]
-    return replace(task, train=task.validation, validation=chosen(found, first), test=chosen(found, second))
-
-
-def chosen(labelled: Labelled, rows: Tensor) -> Labelled:
-    return Labelled(Chosen(labelled.samples, rows.tolist()), labelled.labels[rows])
+    return held_out(suite)
 
 
 def run_pair(pair: Sequence[str], seed: int, recipe: Recipe) -> dict[str, Any]:

@@ -143,7 +143,7 @@ def test_options_take_the_place_of_the_files_keys(texts):
     assert [front.label for front in others] == ["individual models", "pre-trained"]
 
 
-def test_epo_tells_its_fallbacks_and_routers_may_learn_from_half_of_the_validation_data(texts):
+def test_epo_tells_its_fallbacks_and_routers_may_learn_from_validation_data(texts):
     parameters = PARAMETERS | {"scalarization": "epo", "train_on": "validation", "modules": "all"}
     pareto = {"points": 2, "baselines": ["static"], "samples": 5}
     file = write(texts, parameters=parameters, pareto=pareto)

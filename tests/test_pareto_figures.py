@@ -64,24 +64,32 @@ def test_equal_preference_is_in_every_grid_once():
     torch.testing.assert_close(found[-1], torch.full((3,), 1 / 3))
 
 
-def test_held_out_data_are_two_halves_of_the_validation_data():
+def test_what_trains_validates_and_tests_has_no_sample_in_common():
     suite = tiny_suite()
-    halves, again = held_out(suite), held_out(suite)
-    assert halves.experts is suite.experts
-    for name, task in halves.tasks.items():
-        rows = [list(part.samples.rows) for part in (task.train, task.validation)]
-        assert sorted(rows[0] + rows[1]) == list(range(24))
-        assert len(rows[0]) == 12
-        assert rows[0] != list(range(12))  # files are often sorted by label
-        assert list(again.tasks[name].train.samples.rows) == rows[0]
-        for part, chosen in zip((task.train, task.validation), rows, strict=True):
-            assert torch.equal(part.labels, suite.tasks[name].validation.labels[chosen])
-        assert task.test is suite.tasks[name].test
+    moved, again = held_out(suite), held_out(suite)
+    assert moved.experts is suite.experts
+    for name, task in moved.tasks.items():
+        whole = suite.tasks[name]
+        assert task.train is whole.validation
+        rows = [list(part.samples.rows) for part in (task.validation, task.test)]
+        assert sorted(rows[0] + rows[1]) == list(range(len(whole.test.samples)))
+        assert len(rows[0]) == len(whole.test.samples) // 2
+        assert max(rows[0]) > min(rows[1])  # drawn at random: files are often sorted by label
+        assert list(again.tasks[name].validation.samples.rows) == rows[0]
+        for part, chosen in zip((task.validation, task.test), rows, strict=True):
+            assert torch.equal(part.labels, whole.test.labels[chosen])
 
 
-def test_a_single_sample_has_no_halves():
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda task: {"test": task.test.at_most(1)}, "must have two test samples or more, to be halved; found 1"),
+        (lambda task: {"test": None}, "must have two test samples or more, to be halved; found 0"),
+        (lambda task: {"validation": None}, "must have labelled validation data to train on; found none"),
+    ],
+)
+def test_data_that_cannot_be_moved_on_are_named(change, message):
     suite = tiny_suite()
     task = suite.tasks["colours"]
-    alone = replace(suite, tasks={"colours": replace(task, validation=task.validation.at_most(1))})
-    with pytest.raises(ValueError, match=r"task 'colours' must have two validation samples or more, .* found 1"):
-        held_out(alone)
+    with pytest.raises(ValueError, match=f"task 'colours' {message}"):
+        held_out(replace(suite, tasks={"colours": replace(task, **change(task))}))

@@ -9,6 +9,7 @@ import pytest
 
 from tiny_suite import tiny_suite
 from wemoe.pareto import Front
+from wemoe.pareto.held_out import held_out
 
 
 @pytest.fixture
@@ -22,22 +23,11 @@ def tiny(pairs, monkeypatch):
     """The script with tiny tasks and few steps; returns it with its recipe."""
 
     def load(pair, seed):
-        suite = tiny_suite().only(pair)
-        return replace(suite, tasks={name: pairs.held_out(task) for name, task in suite.tasks.items()})
+        return held_out(tiny_suite().only(pair))
 
     monkeypatch.setattr(pairs, "load_pair", load)
     monkeypatch.setattr(pairs, "PAIRS", (("colours", "animals"),))
     return pairs, pairs.Recipe(steps=2, batch_size=4, samples=6, choosing_samples=4, preferences=3, scalings=(0.5, 1.0))
-
-
-def test_what_trains_validates_and_tests_has_no_text_in_common(pairs):
-    task = tiny_suite().tasks["colours"]
-    moved = pairs.held_out(task)
-    assert moved.train is task.validation
-    halves = [moved.validation.samples.rows, moved.test.samples.rows]
-    assert sorted(halves[0] + halves[1]) == list(range(len(task.test.samples)))
-    for part in (moved.validation, moved.test):
-        assert part.labels.tolist() == [task.test.labels[row] for row in part.samples.rows]
 
 
 def test_a_pair_has_the_fronts_that_the_summary_reads(tiny):

@@ -168,8 +168,9 @@ class PreferenceRouted(Parameters):
     """As of `wemoe.upcycle`, and of `wemoe.pareto.train` after it; the defaults are the published ones.
 
     Attributes:
-        train_on: labelled part that routers learn on. `validation` is one half of each task's, and losses are measured
-            on the other half: for experts that know their training data by heart, of which routers learn nothing.
+        train_on: labelled part that routers learn on. With `validation`, losses are measured on one half of the test
+            data and accuracies on the other: for experts that know their training data by heart, of which routers learn
+            nothing.
     """
 
     reads_data: ClassVar[bool] = True
