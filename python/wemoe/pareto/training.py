@@ -162,7 +162,7 @@ def _loss_and_gradient(
 ) -> tuple[float, Tensor]:
     """Return the loss of a task's next batch and its gradient [P] by all parameters, fp64 on the CPU."""
     loss = task_loss(model, stream, losses, task)
-    # the merged weights, and their graph, are shared by the tasks' losses: the last of them frees it
+    # the graph of the merged weights is shared by the losses of all tasks, and goes when the step ends
     gradients = torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True)
     flat = torch.cat([gradient.detach().flatten().to("cpu", torch.float64) for gradient in gradients])
     check_gradient(flat, task, stream.drawn)
