@@ -210,8 +210,9 @@ def test_task_vectors_are_converted_when_loaded(tmp_path, half):
     layers = [module for module in again.modules() if isinstance(module, SparseRoutedLinear)]
     assert {layer.values.dtype for layer in layers} == {half}
     assert {layer.weight.dtype for layer in layers} == {torch.float32}
-    # task vectors of size 0.1 rounded to 8 bits or more, through two blocks
-    torch.testing.assert_close(output(again, inputs), output(model, inputs), atol=5e-3, rtol=5e-3)
+    found, expected = output(again, inputs), output(model, inputs)
+    # each task vector's numbers are off by half an epsilon at most, and the weights they are added to by less
+    assert 0 < (found - expected).norm() <= torch.finfo(half).eps / 2 * expected.norm()
     made = wemoe.upcycle(tiny_bert(), experts_of(tiny_bert()), method="e_wemoe", task_vector_dtype=half)
     assert mlps(made)[0].up.values.dtype == half
 
@@ -255,7 +256,7 @@ def clip_of(text_width):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "moe"}, "method must be one of wemoe, e_wemoe; found 'moe'"),
+        ({"method": "moe"}, "method must be one of wemoe, e_wemoe, pwemoe; found 'moe'"),
         ({"prune_ratio": 1.0}, r"prune_ratio must be in \[0, 1\); found 1.0"),
         ({"prune_ratio": -0.1}, r"prune_ratio must be in \[0, 1\); found -0.1"),
         ({"position_encoding": True}, "position_encoding needs share_router=True"),
