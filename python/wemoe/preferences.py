@@ -19,6 +19,9 @@ TOLERANCE = 1e-4  # of a sum of 1: decimals that were rounded to four digits pas
 def set_preference(model: nn.Module, preference: PreferenceLike, *, normalize: bool = False) -> None:
     """Steer a PWEMoE by a preference, from the next forward on (arXiv 2406.09770).
 
+    `DistributedDataParallel` broadcasts buffers, so the first process's preference goes to all of them; where each
+    process has its own, wrap the model with `broadcast_buffers=False`.
+
     Args:
         model: a routed model made by `upcycle(..., method="pwemoe")`, or a model that has one as its backbone. The
             preference is part of its state: it is copied, moved and saved with the model.
