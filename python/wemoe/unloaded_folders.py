@@ -20,7 +20,7 @@ from wemoe.merged_folders import CARRIED
 from wemoe.model_card import cell, hub_names, sealed, sources_table
 from wemoe.preferences import PreferenceLike, check_preference, get_preference
 from wemoe.repositories import locate
-from wemoe.unloading import RoutingWeights, check_depth, merge_and_unload, routing_constants
+from wemoe.unloading import RoutingWeights, check_routing, merge_and_unload, routing_constants
 from wemoe.whole_models import model_folder
 
 
@@ -54,7 +54,7 @@ def unload_folder(
     source = locate(checkpoint, patterns, revision=None, token=None, local_files_only=False)
     if target.exists() and source.exists() and target.samefile(source):
         raise ValueError(f"output must be a folder of its own; found that of the routed model, {str(target)!r}")
-    _check_routing(read_checkpoint(source).config, preference, routing_weights)
+    check_routing(read_checkpoint(source).config, preference, routing_weights)  # before the weights are read
     model = from_pretrained(checkpoint, progress=progress)
     config = model.routing_config
     chosen = get_preference(model) if config.reads == "preference" and preference is None else preference
@@ -67,21 +67,6 @@ def unload_folder(
         plain.save_pretrained(staging)
         if (source / HEADS_FILE).is_file():
             shutil.copyfile(source / HEADS_FILE, staging / HEADS_FILE)
-
-
-def _check_routing(
-    config: RoutingConfig, preference: PreferenceLike | None, routing_weights: RoutingWeights | None
-) -> None:
-    """Check, before a model is loaded, that what is given is what its routers take the place of."""
-    if config.reads == "preference":
-        if preference is not None:
-            check_preference(preference, config.tasks)
-        if routing_weights is not None:
-            raise ValueError("routing_weights belong to routers that read their input; give a preference")
-    elif preference is not None:
-        raise ValueError(f"preference belongs to a model of method pwemoe; found one of method {config.method}")
-    elif routing_weights is None:
-        check_depth(config)
 
 
 def _card(config: RoutingConfig, preference: Tensor | None, constants: Mapping[str, Tensor]) -> str:

@@ -86,17 +86,11 @@ def routing_constants(
     Raises:
         ValueError: as in `merge_and_unload`, of the routing.
     """
+    check_routing(model.routing_config, preference, routing_weights)
     if model.routing_config.reads == "preference":
-        if routing_weights is not None:
-            raise ValueError("routing_weights belong to routers that read their input; this model reads a preference")
         return _of_preference(model, preference)
-    if preference is not None:
-        raise ValueError(
-            f"preference belongs to a model of method pwemoe; found one of method {model.routing_config.method}. "
-            "Constant routing weights are given as routing_weights="
-        )
     routed = _routed_mlps(model)
-    return _constants(model, routed) if routing_weights is None else _given(model, routed, routing_weights)
+    return _constants(routed) if routing_weights is None else _given(model, routed, routing_weights)
 
 
 def _of_preference(model: RoutedModule, preference: PreferenceLike | None) -> dict[str, Tensor]:
@@ -117,13 +111,22 @@ def _routed_mlps(model: nn.Module) -> dict[str, RoutedMLP]:
     return {path: module for path, module in model.named_modules() if isinstance(module, RoutedMLP)}
 
 
-def check_depth(config: RoutingConfig) -> None:
-    """Check that routing weights are constants.
+def check_routing(
+    config: RoutingConfig, preference: PreferenceLike | None, routing_weights: RoutingWeights | None
+) -> None:
+    """Check that what is given makes the routing of a model constant; nothing of the model is needed.
 
     Raises:
-        ValueError: they depend on the input.
+        ValueError: it belongs to routers of another kind, the preference is none, or the routing depends on the input.
     """
-    if config.router_hidden_layers:
+    if config.reads == "preference":
+        if routing_weights is not None:
+            raise ValueError("routing_weights belong to routers that read their input; this model reads a preference")
+        if preference is not None:
+            check_preference(preference, config.tasks)
+    elif preference is not None:
+        raise ValueError(f"preference belongs to a model of method pwemoe; found one of method {config.method}")
+    elif routing_weights is None and config.router_hidden_layers:
         raise ValueError(
             "model must have routers of depth 0, whose routing weights are constants; found depth "
             f"{config.router_hidden_layers}, which reads its input. Give routing_weights, the mean of recorded ones "
@@ -131,8 +134,7 @@ def check_depth(config: RoutingConfig) -> None:
         )
 
 
-def _constants(model: RoutedModule, routed: Mapping[str, RoutedMLP]) -> dict[str, Tensor]:
-    check_depth(model.routing_config)
+def _constants(routed: Mapping[str, RoutedMLP]) -> dict[str, Tensor]:
     return {path: cast("ConstantRouter", mlp.router).weight.detach() for path, mlp in routed.items()}
 
 
