@@ -29,8 +29,10 @@ def routed_linear(
     they are in cache: the ``R * F * D`` merged weights never exist in memory, forward or backward.
 
     The result of a route depends neither on the other routes of the batch nor on the number of threads, to the
-    last bit. Sums are taken in float32, in float64 if ``x`` is. Under autocast ``x`` is cast, weights are not.
-    Weights, task vectors and biases are frozen: gradients reach ``x`` and ``routing_weights`` alone.
+    last bit; on CUDA that is true of the fused kernels, and the size of the batch may decide whether they run
+    (``WEMOE_CUDA_ROUTED_LINEAR=fused`` or ``chunked`` decides it for good). Sums are taken in float32, in float64 if
+    ``x`` is. Under autocast ``x`` is cast, weights are not. Weights, task vectors and biases are frozen: gradients
+    reach ``x`` and ``routing_weights`` alone.
 
     Weights that stay are best packed once (:mod:`wemoe_ext.packing`): on a CPU every call is faster, and task vectors
     that are mostly zero may be sparse. A device without kernels of its own unpacks and expands them at every call.

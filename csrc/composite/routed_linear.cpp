@@ -79,11 +79,15 @@ std::tuple<Tensor, Tensor> routed_linear_backward(const Tensor& grad, const Tens
                          : at::empty({0}, routing_weights.options())};
 }
 
+// Sparse task vectors are expanded for the device's own kernels of the dense op, where it has some.
 Tensor routed_linear_sparse(const Tensor& x, const Tensor& weight, const Tensor& masks, const Tensor& values,
                             const Tensor& offsets, const Tensor& routing_weights,
                             const std::optional<Tensor>& bias, const std::optional<Tensor>& task_biases) {
   check_routed_linear_sparse_forward(x, weight, masks, values, offsets, routing_weights, bias, task_biases);
-  return routed_linear(x, weight, expand_task_vectors(masks, values), routing_weights, bias, task_biases);
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("wemoe::routed_linear", "")
+                             .typed<decltype(routed_linear)>();
+  return op.call(x, weight, expand_task_vectors(masks, values), routing_weights, bias, task_biases);
 }
 
 std::tuple<Tensor, Tensor> routed_linear_sparse_backward(const Tensor& grad, const Tensor& x,
@@ -93,8 +97,11 @@ std::tuple<Tensor, Tensor> routed_linear_sparse_backward(const Tensor& grad, con
                                                          const std::optional<Tensor>& task_biases,
                                                          std::array<bool, 2> output_mask) {
   check_routed_linear_sparse_backward(grad, x, weight, masks, values, offsets, routing_weights, task_biases);
-  return routed_linear_backward(grad, x, weight, expand_task_vectors(masks, values), routing_weights,
-                                task_biases, output_mask);
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("wemoe::routed_linear_backward", "")
+                             .typed<decltype(routed_linear_backward)>();
+  return op.call(grad, x, weight, expand_task_vectors(masks, values), routing_weights, task_biases,
+                 output_mask);
 }
 
 }  // namespace

@@ -7,6 +7,8 @@
 
 namespace wemoe::cuda {
 
+constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 struct Device {
   int capability;        // 80 for compute capability 8.0
   int multiprocessors;   // of the whole device

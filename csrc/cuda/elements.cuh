@@ -7,19 +7,9 @@
 
 #include <cstdint>
 
-namespace wemoe::cuda {
+#include "cuda/compute.h"
 
-// The type that sums are taken in.
-template <typename Element>
-struct ComputeType {
-  using Type = float;
-};
-template <>
-struct ComputeType<double> {
-  using Type = double;
-};
-template <typename Element>
-using Compute = typename ComputeType<Element>::Type;
+namespace wemoe::cuda {
 
 // torch forbids the implicit conversions of half precision: these are its explicit ones.
 __device__ __forceinline__ double widen(double number) { return number; }
@@ -67,6 +57,17 @@ template <>
 __device__ __forceinline__ uint32_t narrow_pair<__nv_bfloat16>(float low, float high) {
   const __nv_bfloat162_raw raw(__floats2bfloat162_rn(low, high));
   return raw.x | static_cast<uint32_t>(raw.y) << 16;
+}
+
+// Two numbers beside each other, at a multiple of their size.
+template <typename Element>
+__device__ __forceinline__ void store_pair(Element* target, float low, float high) {
+  *reinterpret_cast<uint32_t*>(target) = narrow_pair<Element>(low, high);
+}
+template <>
+__device__ __forceinline__ void store_pair<float>(float* target, float low, float high) {
+  const uint64_t pair = __float_as_uint(low) | static_cast<uint64_t>(__float_as_uint(high)) << 32;
+  *reinterpret_cast<uint64_t*>(target) = pair;  // one store, whoever compiles it
 }
 
 }  // namespace wemoe::cuda

@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include <cuda_runtime.h>
+#include <driver_types.h>
 
 #include <cstddef>
 #include <type_traits>
@@ -10,6 +10,8 @@
 #ifdef WEMOE_EMULATED
 #include "emulated_launch.h"
 #else
+
+#include <cuda_runtime.h>
 
 namespace wemoe::cuda {
 
