@@ -1,6 +1,6 @@
 # Everything runs in .venv, made on first use and brought up to date when the files that it depends on change.
-# Variables: ARGS go to quickstart, bench, bench-check and test; PROCESSES run tests side by side; PYTHON makes the
-# environment; MAX_JOBS limits the compiler.
+# Variables: ARGS go to quickstart, bench, bench-check, gpu-check and test; PROCESSES run tests side by side; PYTHON
+# makes the environment; MAX_JOBS limits the compiler.
 
 PYTHON ?= python3
 PROCESSES ?= 2
@@ -9,9 +9,10 @@ ARGS ?=
 BIN := .venv/bin
 PIP_INSTALL := -m pip install --quiet --constraint requirements/constraints.txt
 NATIVE := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+EMULATOR := $(wildcard tests/cuda_emulator/*.cpp tests/cuda_emulator/*.h tests/native/*.cu) $(wildcard tools/cuda_inspection/*.c* tools/cuda_inspection/*.h)
 BUILD := pyproject.toml setup.py build_backend/backend.py $(NATIVE)
 
-.PHONY: help quickstart test lint format bench bench-check ci-native ci-peers sanitize imitate clang cuda-build clean
+.PHONY: help quickstart test lint format bench bench-check gpu-check ci-native ci-peers sanitize imitate clang cuda-build cuda-emulate cuda-inspect clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/\1\t\2/p' Makefile | expand -t 14
@@ -20,18 +21,18 @@ quickstart: .venv/.installed  ## install, build and run `wemoe quickstart $(ARGS
 	$(BIN)/wemoe quickstart $(ARGS)
 
 test: lint  ## linters, types and all tests but the long ones
-	$(BIN)/pytest -m "not slow and not peers" --numprocesses $(PROCESSES) --dist loadfile --benchmark-disable $(ARGS)
+	$(BIN)/pytest -m "not slow and not peers and not emulated and not gpu" --numprocesses $(PROCESSES) --dist loadfile --benchmark-disable $(ARGS)
 
 lint: .venv/.dev  ## ruff, mypy and clang-format, changing nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror $(NATIVE)
+	$(BIN)/clang-format --dry-run -Werror $(NATIVE) $(EMULATOR)
 
 format: .venv/.dev  ## let ruff and clang-format rewrite what they can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(NATIVE)
+	$(BIN)/clang-format -i $(NATIVE) $(EMULATOR)
 
 BENCH := $(BIN)/pytest benchmarks -o python_files='bench_*.py' --benchmark-quiet
 
@@ -43,8 +44,8 @@ bench-check: .venv/.dev  ## fail on a slowdown against benchmarks/baseline.json;
 	$(BENCH) -m guard --json=build/bench-check.json
 	$(BIN)/python benchmarks/check.py build/bench-check.json $(ARGS)
 
-ci-native: sanitize imitate clang cuda-build .venv/.dev  ## other compilers and flags, the CUDA build, every slow test
-	$(BIN)/pytest -m slow --durations=10
+ci-native: sanitize imitate clang cuda-build cuda-inspect cuda-emulate .venv/.dev  ## other compilers and flags, the CUDA core, every slow test
+	$(BIN)/pytest -m "slow and not emulated" --durations=10
 
 ci-peers: .venv/.dev build/peers/.installed build/open_clip/.installed build/mergekit/.installed  ## comparisons with other packages
 	PYTHONPATH=build/peers $(BIN)/python -W ignore -c "import fusion_bench.models.we_moe, peft.utils.merge_utils"  # or its tests would be skipped
@@ -104,10 +105,19 @@ cuda-build: .venv-cuda/.base  ## compile for CUDA against a CUDA build of torch,
 	WEMOE_CUDA=1 .venv-cuda/bin/python -m pip install --quiet --no-build-isolation --no-deps .
 	.venv-cuda/bin/python -P tools/check_cuda_build.py
 
+gpu-check: .venv-cuda/.base  ## whatever needs a GPU, on a machine that has one, and one report: build/gpu-check/report.md
+	PYTHONPATH=tools .venv-cuda/bin/python -P -m gpu_check $(ARGS)
+
+cuda-inspect: .venv-cuda/.base  ## what the compiler made of the CUDA kernels: spills, registers, instructions, occupancy
+	.venv-cuda/bin/python tools/inspect_cuda.py $(ARGS)
+
 .venv-cuda/.base: requirements/cuda.txt
 	$(PYTHON) -m venv .venv-cuda
 	.venv-cuda/bin/python -m pip install --quiet --upgrade --requirement requirements/cuda.txt
 	@touch $@
+
+cuda-emulate: .venv/.dev  ## run the CUDA kernels on the host, every thread of them, and check each of their accesses
+	$(BIN)/pytest -m emulated --numprocesses $(PROCESSES) --dist loadfile --durations=10 $(ARGS)
 
 clean:  ## remove builds and caches; environments and results stay
 	rm -rf build dist *.egg-info python/*.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks
