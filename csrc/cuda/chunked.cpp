@@ -44,8 +44,9 @@ Tensor routed_linear_chunked(const Tensor& x, const Tensor& weight, const Tensor
   const auto merged_bias =
       bias ? merge_bias(x, routing_weights, *bias, task_biases).expand({R, 1, F}) : Tensor();
   const auto base = base_for(weight, x), experts = task_vectors.contiguous();
+  const auto lambda = routing_weights.to(compute_type(x));
   for_chunks(R, weight.numel(), type, device, [&](int64_t first, int64_t count) {
-    const auto merged = merge_on_device(base, experts, routing_weights.narrow(0, first, count), type);
+    const auto merged = merge_on_device(base, experts, lambda.narrow(0, first, count), type);
     const auto rows = x.narrow(0, first, count), weights = merged.transpose(1, 2);
     auto part = y.narrow(0, first, count);
     if (bias) {
@@ -62,8 +63,9 @@ Tensor grad_x_chunked(const Tensor& grad, const Tensor& weight, const Tensor& ta
   const auto type = grad.scalar_type();
   auto grad_x = at::empty({grad.size(0), grad.size(1), weight.size(1)}, grad.options());
   const auto base = base_for(weight, grad), experts = task_vectors.contiguous();
+  const auto lambda = routing_weights.to(compute_type(grad));
   for_chunks(grad.size(0), weight.numel(), type, device, [&](int64_t first, int64_t count) {
-    const auto merged = merge_on_device(base, experts, routing_weights.narrow(0, first, count), type);
+    const auto merged = merge_on_device(base, experts, lambda.narrow(0, first, count), type);
     auto part = grad_x.narrow(0, first, count);
     at::bmm_out(part, grad.narrow(0, first, count), merged);
   });
