@@ -9,7 +9,7 @@ ARGS ?=
 BIN := .venv/bin
 PIP_INSTALL := -m pip install --quiet --constraint requirements/constraints.txt
 NATIVE := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
-EMULATOR := $(wildcard tests/cuda_emulator/*.cpp tests/cuda_emulator/*.h tests/native/*.cu) $(wildcard tools/cuda_inspection/*.c* tools/cuda_inspection/*.h)
+EMULATOR := $(wildcard tests/cuda_emulator/*.cpp tests/cuda_emulator/*.h tests/native/*.cu tests/native/toys/*) $(wildcard tools/cuda_inspection/*.c* tools/cuda_inspection/*.h)
 BUILD := pyproject.toml setup.py build_backend/backend.py $(NATIVE)
 
 .PHONY: help quickstart test lint format bench bench-check gpu-check ci-native ci-peers sanitize imitate clang cuda-build cuda-emulate cuda-inspect clean

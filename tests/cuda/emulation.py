@@ -113,13 +113,15 @@ class Buffer:
         held = self._memory[self._start : self._start + self.bytes]
         return held.view(self.given.dtype).view(tuple(self.given.shape))
 
-    def check(self) -> None:
-        """Raises where something was written that must not be."""
+    def broken_rules(self) -> list[str]:
+        """What was written where nothing may be."""
+        rules = []
         before, after = self._memory[: self._start], self._memory[self._start + self.bytes :]
         if not ((before == 255).all() and (after == 255).all()):
-            raise EmulationError(f"{self.name}: something was written before or after its {self.bytes} bytes.")
+            rules.append(f"{self.name}: something was written before or after its {self.bytes} bytes.")
         if isinstance(self.given, Tensor) and not _same_bits(self.tensor, self.given):
-            raise EmulationError(f"{self.name}: an input was written to.")
+            rules.append(f"{self.name}: an input was written to.")
+        return rules
 
 
 def _same_bits(one: Tensor, other: Tensor) -> bool:
@@ -157,9 +159,9 @@ class Library:
         passed = [value for argument in arguments for value in self._pass(argument, buffers)]
         error = getattr(self.functions, name)(*passed)
         self.raise_failure(name, error)
-        for buffer in buffers:
-            buffer.check()
         report = read_report(self.functions.emulator_findings().decode(), self.path, self.sources)
+        if broken := [rule for buffer in buffers for rule in buffer.broken_rules()]:
+            raise EmulationError(f"{name}: " + "\n".join([*broken, *map(str, report.races)]))
         outputs = [buffer.tensor for buffer in buffers if isinstance(buffer.given, Output)]
         return (*outputs, report)
 

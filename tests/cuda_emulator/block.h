@@ -68,6 +68,6 @@ void yield();           // to whichever thread is next, or to the launcher if no
 void finish_barrier();  // if all live threads are there
 void run_block(uint64_t index);
 void record_failure(const std::string& message, Location location);
-void record_fault(const void* address);  // of the instruction
+void record_fault(const char* what, const void* address);  // of the instruction
 
 }  // namespace wemoe::emulator

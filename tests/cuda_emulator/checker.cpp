@@ -3,7 +3,6 @@
 #include <vector_types.h>
 
 #include <deque>
-#include <memory>
 #include <optional>
 #include <set>
 #include <sstream>
@@ -118,7 +117,7 @@ void check_global(const void* address, int bytes, bool write, Site site) {
 
 void check_launch() { state().clock.first_block_of_launch = state().clock.block + 1; }
 
-void check_block(size_t) {
+void check_block() {
   state().clock.block++;
   state().clock.epoch++;
 }

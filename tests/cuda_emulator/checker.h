@@ -27,7 +27,7 @@ inline Site site_of(Location location) { return {location.file_name(), location.
 std::string place_of(Site site);
 
 void check_launch();
-void check_block(size_t shared_bytes);
+void check_block();
 void check_barrier();
 void check_collective(int warp, bool orders_memory);
 void check_end_of_block();

@@ -37,10 +37,7 @@ void record_failure(const std::string& message, Location location) {
   record(message, location.line() == 0 ? "" : place_of(site_of(location)));
 }
 
-void record_fault(const void* address) {
-  record("an access to memory that is not there, or is not aligned as its type asks",
-         place_of({nullptr, 0, address}));
-}
+void record_fault(const char* what, const void* address) { record(what, place_of({nullptr, 0, address})); }
 
 void fail(const std::string& message, Location location) {
   record_failure(message, location);

@@ -18,8 +18,10 @@ const void* faulting_instruction(void* context) {
 }
 
 // Leaves the handler for the launcher, as a fiber leaves for another. Signals stay open by SA_NODEFER.
-void abandon_launch(int, siginfo_t*, void* context) {
-  record_fault(faulting_instruction(context));
+void abandon_launch(int signal, siginfo_t*, void* context) {
+  record_fault(
+      signal == SIGFPE ? "a division by zero" : "an access to memory that is not there or not aligned",
+      faulting_instruction(context));
   block.failed = true;
   Fiber::change(block.running().fiber, block.launcher);
 }
@@ -34,13 +36,15 @@ CatchFaults::CatchFaults() {
   struct sigaction action{};
   action.sa_sigaction = abandon_launch;
   action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
-  sigaction(SIGSEGV, &action, &segment_);
-  sigaction(SIGBUS, &action, &bus_);
+  for (int i = 0; i < 3; i++) {
+    sigaction(SIGNALS[i], &action, &before_[i]);
+  }
 }
 
 CatchFaults::~CatchFaults() {
-  sigaction(SIGSEGV, &segment_, nullptr);
-  sigaction(SIGBUS, &bus_, nullptr);
+  for (int i = 0; i < 3; i++) {
+    sigaction(SIGNALS[i], &before_[i], nullptr);
+  }
   sigaltstack(&stack_, nullptr);
 }
 

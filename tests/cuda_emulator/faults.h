@@ -1,4 +1,4 @@
-// Kernels that touch memory that is not there end their launch, not the process.
+// Kernels that touch memory that is not there, or divide by zero, end their launch and not the process.
 
 #pragma once
 
@@ -14,7 +14,9 @@ class CatchFaults {
   CatchFaults& operator=(const CatchFaults&) = delete;
 
  private:
-  struct sigaction segment_, bus_;
+  static constexpr int SIGNALS[] = {SIGSEGV, SIGBUS, SIGFPE};
+
+  struct sigaction before_[3];
   stack_t stack_;
 };
 

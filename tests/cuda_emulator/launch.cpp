@@ -1,8 +1,7 @@
 // A launch: every block in turn, until one fails.
 
+#include <cstdlib>
 #include <cstring>
-#include <memory>
-#include <new>
 
 #include "block.h"
 #include "checker.h"
@@ -48,7 +47,7 @@ void run_blocks(dim3 grid) {
     std::memset(block.shared, NAN_BYTE, block.shared_bytes + GUARD_BYTES);
     const Span statics = static_shared();
     std::memset(statics.start, NAN_BYTE, statics.bytes);
-    if constexpr (CHECKED) check_block(block.shared_bytes);
+    if constexpr (CHECKED) check_block();
     run_block(index);
     if constexpr (CHECKED) check_end_of_block();
   }

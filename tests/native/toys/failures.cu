@@ -65,9 +65,9 @@ __global__ void overflow(int depth, volatile int* y) {
   y[0] = numbers[0];
 }
 
-__global__ void divide(int by, int* y) { y[0] = 1 / by; }
+__global__ void divide(int number, int by, int* y) { y[0] = number / by; }
 
-__global__ void write_before(int offset, float* y) { y[offset] = 1; }
+__global__ void write_at(int offset, float* y) { y[offset] = 1; }
 
 __global__ void do_nothing() {}
 
@@ -91,8 +91,8 @@ int toy_copy_from_odd_places(int offset, const float* x) {
 int toy_copy_past_the_end(const float* x) { return launch_toy(copy_past_the_end, 1, 1, x); }
 int toy_read_nowhere(const float* x, float* y) { return launch_toy(read_nowhere, 1, 1, x, y); }
 int toy_overflow(int* y) { return launch_toy(overflow, 1, 1, 1 << 20, y); }
-int toy_divide(int by, int* y) { return launch_toy(divide, 1, 1, by, y); }
-int toy_write_at(int offset, float* y) { return launch_toy(write_before, 1, 1, offset, y); }
+int toy_divide(int by, int* y) { return launch_toy(divide, 1, 1, 7, by, y); }
+int toy_write_at(int offset, float* y) { return launch_toy(write_at, 1, 1, offset, y); }
 int toy_launch(int64_t x, int64_t y, int64_t z, int threads, int64_t shared_bytes) {
   const dim3 grid(static_cast<unsigned>(x), static_cast<unsigned>(y), static_cast<unsigned>(z));
   return launch(do_nothing, grid, threads, static_cast<size_t>(shared_bytes), nullptr);

@@ -54,7 +54,7 @@ __global__ void read_misaligned(const float* x, float* y) {
 
 __global__ void write_by_all(float* y) { y[0] = 1; }
 
-__global__ void write_to_input(const float* x, float* y) { const_cast<float*>(x)[0] = y[0] = x[0]; }
+__global__ void write_to_input(const float* x, float* y) { const_cast<float*>(x)[0] = y[0] = x[0] + 1; }
 
 // Each block writes its own number and reads or overwrites another's.
 __global__ void read_the_block_before(float* y) {
