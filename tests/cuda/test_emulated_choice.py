@@ -5,19 +5,15 @@ import ctypes
 import pytest
 
 from emulation import Library, build
+from launching import A100, H100, Device, array
 from wemoe_ext.testing import Shape
 
 pytestmark = pytest.mark.emulated
 
 FUSED, CHUNKED, NEITHER = 0, 1, -1
 HALF, TF32, FLOAT = range(3)
-H100, A100 = (90, 132, 227 * 1024, 50 * 2**20), (80, 108, 163 * 1024, 40 * 2**20)  # as device.h has it
-TURING = (75, 40, 64 * 1024, 4 * 2**20)
+TURING = Device(75, 40, 64 * 1024, 4 * 2**20)
 VIT_B_32 = Shape(R=16, M=50, D=768, F=3072, T=8)
-
-
-def array(numbers):
-    return (ctypes.c_int64 * len(numbers))(*numbers)
 
 
 @pytest.fixture(scope="module")

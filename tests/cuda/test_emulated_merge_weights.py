@@ -3,7 +3,6 @@
 import ctypes
 import itertools
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,16 +12,15 @@ from torch import Tensor
 
 from emulation import SCHEDULES, SOURCES, EmulationError, Library, Output, Schedule, build, build_units
 from emulator_report import Report
+from launching import CODES, H100, ONE, Device, array
 from wemoe_ext import reference
 from wemoe_ext.testing import DTYPES
 
 pytestmark = pytest.mark.emulated
 
-CODES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.float64: 3}
 PAIRS = list(itertools.product(DTYPES, DTYPES))  # of base or gradient, and experts
 ROUTES, TASKS = 4, 8  # that registers hold at a time; of tasks, in the gradient's kernel
 THREADS, BLOCKS = 256, 8  # of a block; at most, of a multiprocessor
-H100, SMALL = (90, 132, 227 * 1024, 50 * 2**20), (90, 1, 227 * 1024, 50 * 2**20)  # as device.h has it
 
 
 class Sizes(NamedTuple):
@@ -82,10 +80,6 @@ class Inputs:
         return chosen
 
 
-def array(numbers: Sequence[int]) -> ctypes.Array:
-    return (ctypes.c_int64 * len(numbers))(*numbers)
-
-
 def after(skipped: int, numbers: Tensor) -> Tensor:
     """The numbers, flat, after as many others."""
     return torch.cat([torch.full((skipped,), 1e4, dtype=numbers.dtype), numbers.flatten()])
@@ -96,7 +90,7 @@ def merge(
     inputs: Inputs,
     merged_dtype: torch.dtype | None = None,
     schedule: Schedule = SCHEDULES[0],
-    device: tuple[int, ...] = H100,
+    device: Device = H100,
     skipped: int = 0,
 ) -> tuple[Tensor, Report]:
     """What is merged, [R, P], and the report. Arrays begin after some skipped numbers."""
@@ -124,7 +118,7 @@ def merge_backward(
     library: Library,
     inputs: Inputs,
     schedule: Schedule = SCHEDULES[0],
-    device: tuple[int, ...] = H100,
+    device: Device = H100,
     skipped: int = 0,
 ) -> tuple[Tensor, Report]:
     """The gradient of the routing weights, [R, T], and the report."""
@@ -171,7 +165,7 @@ def assert_merged(merged: Tensor, inputs: Inputs) -> None:
     assert (error <= allowed).all(), f"{inputs.sizes}: {(error / allowed).max():.3g} times what rounding explains"
 
 
-def assert_gradient(gradient: Tensor, inputs: Inputs, device: tuple[int, ...] = H100) -> None:
+def assert_gradient(gradient: Tensor, inputs: Inputs, device: Device = H100) -> None:
     """Within what sums in another order can lose: a term passes one rounding of its expert, one of its product, and
     one for each sum that it goes through. Those are of a thread's numbers, 5 of the lanes of a warp, 8 of the warps of
     a block, and one a block; in fp64 the expected sum is off by as much again.
@@ -222,10 +216,10 @@ def test_merges_fp32_into_half_precision(kernels, expert_dtype, merged_dtype):
 def test_one_multiprocessor_takes_all_numbers_in_turns(kernels, dtype):
     for P in (BLOCKS * THREADS * 8 + 16, 2 * BLOCKS * THREADS + 3):
         inputs = Inputs(Sizes(2, 2, P), dtype, dtype)
-        merged, _ = merge(kernels, inputs, device=SMALL)
+        merged, _ = merge(kernels, inputs, device=ONE)
         assert_merged(merged, inputs)
-        gradient, _ = merge_backward(kernels, inputs, device=SMALL)
-        assert_gradient(gradient, inputs, SMALL)
+        gradient, _ = merge_backward(kernels, inputs, device=ONE)
+        assert_gradient(gradient, inputs, ONE)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

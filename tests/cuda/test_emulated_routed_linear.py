@@ -2,7 +2,6 @@
 
 import ctypes
 import shutil
-from dataclasses import astuple, dataclass, replace
 
 import pytest
 import torch
@@ -10,37 +9,14 @@ from torch import Tensor
 
 from emulation import SCHEDULES, SOURCES, EmulationError, Output, build
 from emulator_report import Report
+from launching import A100, CODES, CONSUMER, H100, KINDS, ONE, Device, array
 from wemoe_ext import reference
 from wemoe_ext.testing import RoutedLinearInputs, Shape, routed_linear_inputs
 
 pytestmark = pytest.mark.emulated
 
 
-@dataclass(frozen=True)
-class Device:
-    """What ``csrc/cuda/device.h`` asks: capability, multiprocessors, bytes of shared memory a block, bytes of L2."""
-
-    capability: int = 90
-    multiprocessors: int = 132
-    shared_bytes: int = 227 * 1024
-    l2_bytes: int = 50 * 2**20
-
-    def array(self) -> ctypes.Array:
-        return (ctypes.c_int64 * 4)(*astuple(self))
-
-
-H100, A100 = Device(), Device(80, 108, 163 * 1024, 40 * 2**20)
-SMALL = Device(86, 84, 99 * 1024, 6 * 2**20)  # consumer Ampere and Ada
-ONE = Device(multiprocessors=1)  # so that blocks have two groups of warps at any size
-
-KINDS = {
-    "bf16": (torch.bfloat16, False),
-    "fp16": (torch.float16, False),
-    "fp32": (torch.float32, False),
-    "tf32": (torch.float32, True),
-}
 PLAN = ("groups", "tiles", "unit_rows", "units", "planes", "slots", "shared_bytes", "blocks_along", "blocks_across")
-CODES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 
 # Ragged in every way: rows about the tiles of 16, the units of 64, 128 and 256 and beyond, routes about the units of a
 # block, inputs about the steps of 16, outputs about the blocks of 64, one task and more than a slot holds.
@@ -68,12 +44,12 @@ def run(library, inputs, turned=False, tf32=False, device=H100, schedule=SCHEDUL
         "emulated_routed_linear",
         CODES[x.dtype],
         turned,
-        (ctypes.c_int64 * 5)(*x.shape[:2], D, F, T),
+        array((*x.shape[:2], D, F, T)),
         {"x": x, "weight": weight, "task_vectors": task_vectors, "routing_weights": routing_weights.float()},
         {"bias": bias, "task_biases": task_biases},
         {"y": Output((*x.shape[:2], D if turned else F), x.dtype)},
         tf32,
-        device.array(),
+        array(device),
         schedule=schedule,
     )
 
@@ -88,7 +64,7 @@ def make_plan(library, shape: Shape, element_bytes: int, device: Device, turned:
     """How the launcher divides the product."""
     found = (ctypes.c_int64 * 9)()
     sizes = map(ctypes.c_int64, (shape.R, shape.M, shape.D if turned else shape.F, shape.T))
-    library.functions.emulated_routed_plan(*sizes, element_bytes, device.array(), found)
+    library.functions.emulated_routed_plan(*sizes, element_bytes, array(device), found)
     return dict(zip(PLAN, found, strict=True))
 
 
@@ -131,7 +107,7 @@ def test_equals_the_reference(kernels, kind, turned, schedule):
         inputs = make_inputs(shape, kind, turned, bias=index % 3 > 0)
         if index % 3 == 1:
             inputs = inputs._replace(task_biases=None)
-        device = (H100, A100, SMALL, ONE)[index % 4]
+        device = (H100, A100, CONSUMER, ONE)[index % 4]
         y, _ = run(kernels, inputs, turned, KINDS[kind][1], device, schedule)
         error = (y.double() - exact(inputs, turned)).abs()
         excess = (error / error_bound(inputs, turned, KINDS[kind][1])).max().item()
@@ -143,7 +119,7 @@ def test_equals_the_reference(kernels, kind, turned, schedule):
 def test_makes_no_forbidden_access(checked_kernels, kind, turned):
     for index, shape in enumerate(SHAPES[6::5]):
         _, report = run(
-            checked_kernels, make_inputs(shape, kind, turned), turned, KINDS[kind][1], (SMALL, ONE)[index % 2]
+            checked_kernels, make_inputs(shape, kind, turned), turned, KINDS[kind][1], (CONSUMER, ONE)[index % 2]
         )
         assert report.races == []
 
@@ -156,8 +132,8 @@ def test_reads_each_expert_once_for_eight_samples(checked_kernels, kind, turned)
     inputs = make_inputs(shape, kind, turned)
     for device, samples in (
         (ONE, 8),
-        (replace(A100, multiprocessors=1), 8),
-        (replace(SMALL, multiprocessors=1), 8),
+        (A100._replace(multiprocessors=1), 8),
+        (CONSUMER._replace(multiprocessors=1), 8),
         (H100, 4),
     ):
         _, report = run(checked_kernels, inputs, turned, KINDS[kind][1], device)
@@ -219,19 +195,19 @@ def test_a_one_hot_route_gets_the_expert_and_zeros_the_base(kernels):
 def fits(library, shape: Shape, element_bytes: int, device: Device) -> bool:
     function = library.functions.emulated_routed_linear_fits
     function.restype = ctypes.c_bool
-    return function((ctypes.c_int64 * 5)(*shape), element_bytes, device.array())
+    return function(array(shape), element_bytes, array(device))
 
 
 def test_says_what_fits(kernels):
     """Rows of whole pieces of 16 bytes, Ampere or later, an x of 64 GB, a grid and shared memory within limits."""
     good = Shape(R=8, M=50, D=768, F=3072, T=8)
-    for device in (H100, A100, SMALL):
+    for device in (H100, A100, CONSUMER):
         for element_bytes in (2, 4):
             assert fits(kernels, good, element_bytes, device)
             assert fits(kernels, good._replace(T=64), element_bytes, device)
             assert fits(kernels, good._replace(R=1000, M=1000), element_bytes, device)
             assert not fits(kernels, good._replace(R=100_000, M=10_000), element_bytes, device)  # beyond 64 GB
-    assert not fits(kernels, good, 2, replace(A100, capability=75))
+    assert not fits(kernels, good, 2, A100._replace(capability=75))
     assert not fits(kernels, good._replace(D=770), 2, H100)
     assert not fits(kernels, good._replace(F=3073), 4, H100)
     assert fits(kernels, good._replace(D=4, F=4), 4, H100)
@@ -241,7 +217,7 @@ def test_says_what_fits(kernels):
 
 
 @pytest.mark.parametrize("element_bytes", [2, 4])
-@pytest.mark.parametrize("device", [H100, A100, SMALL], ids=["H100", "A100", "small"])
+@pytest.mark.parametrize("device", [H100, A100, CONSUMER], ids=["H100", "A100", "consumer"])
 def test_plans_keep_within_the_device(kernels, device, element_bytes):
     for T in (1, 2, 8, 20, 64):
         for M in (1, 50, 65, 129, 197, 257, 5000):
@@ -335,10 +311,10 @@ def test_the_checker_sees_planted_bugs(name, tmp_path):
     path = tmp_path / "csrc" / "cuda" / file
     source = path.read_text()
     assert source.count(text) == 1
-    path.write_text(source.replace(text, changed))
+    path.write_text(source.text._replace(changed))
     library = build(tmp_path / "csrc", checked=True, only=["routed_linear"])
     kind = "fp32" if file == "products.cuh" else "bf16"
-    device = replace(ONE, shared_bytes=108 * 1024)  # room for three slots
+    device = ONE._replace(shared_bytes=108 * 1024)  # room for three slots
     try:
         _, report = run(library, make_inputs(Shape(R=9, M=50, D=72, F=72, T=8), kind), device=device)
     except EmulationError:

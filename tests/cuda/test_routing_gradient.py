@@ -2,7 +2,6 @@
 
 import ctypes
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,19 +10,12 @@ from torch import Tensor
 
 from emulation import SCHEDULES, SOURCES, EmulationError, Library, Output, Schedule, build
 from emulator_report import Report
+from launching import CODES, CONSUMER, H100, KINDS, Device, array
 from wemoe_ext import reference
 from wemoe_ext.testing import Shape
 
 pytestmark = pytest.mark.emulated
 
-KINDS = {
-    "bf16": (torch.bfloat16, False),
-    "fp16": (torch.float16, False),
-    "fp32": (torch.float32, False),
-    "tf32": (torch.float32, True),
-}
-CODES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
-H100, CONSUMER = (90, 132, 227 * 1024, 50 * 2**20), (86, 84, 99 * 1024, 6 * 2**20)  # as device.h has it
 ROUTES, TILE = 8, 64  # of a block: routes that share an expert's tile; outputs and inputs
 
 # Ragged in every way: rows about the slabs of 32 or 64 and the steps of 8 and 32, routes about the groups of 8, inputs
@@ -66,10 +58,6 @@ class Inputs:
     @property
     def sizes(self) -> Shape:
         return Shape(*self.x.shape, *self.task_vectors.shape[1::-1])
-
-
-def array(numbers: Sequence[int]) -> ctypes.Array:
-    return (ctypes.c_int64 * len(numbers))(*numbers)
 
 
 def workspace_floats(kernels: Library, sizes: Shape) -> int:
@@ -228,7 +216,7 @@ def test_checker_reports_planted_bugs(tmp_path: Path, bug: str):
     assert report.races != []
 
 
-def fits(kernels: Library, sizes: Shape, element_bytes: int = 2, device: Sequence[int] = H100) -> bool:
+def fits(kernels: Library, sizes: Shape, element_bytes: int = 2, device: Device = H100) -> bool:
     function = kernels.functions.emulated_routing_gradient_fits
     function.restype = ctypes.c_bool
     return function(array(sizes), element_bytes, array(device))
@@ -242,7 +230,7 @@ def test_fits(kernels):
     assert not fits(kernels, sizes._replace(D=4), 2)
     assert not fits(kernels, sizes._replace(F=2), 4)
     assert not fits(kernels, sizes._replace(T=0))
-    assert not fits(kernels, sizes, 2, (75, *H100[1:]))
-    assert not fits(kernels, sizes, 2, (*H100[:2], 64 * 1024, H100[3]))
+    assert not fits(kernels, sizes, 2, H100._replace(capability=75))
+    assert not fits(kernels, sizes, 2, H100._replace(shared_bytes=64 * 1024))
     assert not fits(kernels, sizes._replace(R=2**31))
     assert not fits(kernels, sizes._replace(D=2**24, F=2**24))  # more blocks than a grid has

@@ -3,17 +3,12 @@
 
 #include <cstring>
 
+#include "api.h"
 #include "cuda/choice.h"
 
 namespace {
 
 using namespace wemoe::cuda;
-
-Sizes read_sizes(const int64_t* sizes) { return {sizes[0], sizes[1], sizes[2], sizes[3], sizes[4]}; }
-
-Device read_device(const int64_t* device) {
-  return {static_cast<int>(device[0]), static_cast<int>(device[1]), device[2], device[3]};
-}
 
 }  // namespace
 

@@ -5,17 +5,14 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include "api.h"
 #include "cuda/merge_weights.h"
 
 namespace {
 
 using namespace wemoe::cuda;
 
-MergeSizes read_sizes(const int64_t* sizes) { return {sizes[0], sizes[1], sizes[2]}; }
-
-Device read_device(const int64_t* device) {
-  return {static_cast<int>(device[0]), static_cast<int>(device[1]), device[2], device[3]};
-}
+MergeSizes read_merge_sizes(const int64_t* sizes) { return {sizes[0], sizes[1], sizes[2]}; }
 
 // Calls f with a null pointer of the type.
 template <typename F>
@@ -35,7 +32,7 @@ int with_type(int code, F f) {
 template <typename Base, typename Expert, typename Merged>
 int merge(const int64_t* sizes, int64_t skipped, const void* base, const void* task_vectors,
           const void* routing_weights, void* merged, const int64_t* device) {
-  return merge_weights(read_sizes(sizes), static_cast<const Base*>(base) + skipped,
+  return merge_weights(read_merge_sizes(sizes), static_cast<const Base*>(base) + skipped,
                        static_cast<const Expert*>(task_vectors) + skipped,
                        static_cast<const Compute<Base>*>(routing_weights),
                        static_cast<Merged*>(merged) + skipped, read_device(device), nullptr);
@@ -61,7 +58,7 @@ int emulated_merge_weights(int base_type, int expert_type, int merged_type, cons
 }
 
 int64_t emulated_merge_weights_workspace(const int64_t* sizes, const int64_t* device) {
-  return merge_weights_backward_workspace(read_sizes(sizes), read_device(device));
+  return merge_weights_backward_workspace(read_merge_sizes(sizes), read_device(device));
 }
 
 int emulated_merge_weights_backward(int grad_type, int expert_type, const int64_t* sizes, int64_t skipped,
@@ -70,7 +67,7 @@ int emulated_merge_weights_backward(int grad_type, int expert_type, const int64_
   return with_type(grad_type, [&]<typename Grad>(Grad*) {
     return with_type(expert_type, [&]<typename Expert>(Expert*) -> int {
       return merge_weights_backward(
-          read_sizes(sizes), static_cast<const Grad*>(grad) + skipped,
+          read_merge_sizes(sizes), static_cast<const Grad*>(grad) + skipped,
           static_cast<const Expert*>(task_vectors) + skipped, static_cast<Compute<Grad>*>(workspace),
           static_cast<Compute<Grad>*>(grad_routing_weights), read_device(device), nullptr);
     });

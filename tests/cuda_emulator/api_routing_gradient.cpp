@@ -4,17 +4,12 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include "api.h"
 #include "cuda/routing_gradient.h"
 
 namespace {
 
 using namespace wemoe::cuda;
-
-Sizes read_sizes(const int64_t* sizes) { return {sizes[0], sizes[1], sizes[2], sizes[3], sizes[4]}; }
-
-Device read_device(const int64_t* device) {
-  return {static_cast<int>(device[0]), static_cast<int>(device[1]), device[2], device[3]};
-}
 
 template <typename Element>
 int run(const int64_t* sizes, const void* grad, const void* x, const void* task_vectors, float* workspace,
