@@ -1,10 +1,5 @@
 """merge_weights: equal to its reference, differentiable, traceable, and plain about bad input."""
 
-import ctypes
-import os
-import subprocess
-from pathlib import Path
-
 import pytest
 import torch
 from torch._subclasses import FakeTensorMode
@@ -205,25 +200,3 @@ def test_compiles_without_a_graph_break(dynamic):
     compiled = torch.compile(merge_weights, fullgraph=True, backend="aot_eager", dynamic=dynamic)
     actual, expected = with_gradient(compiled, inputs), with_gradient(merge_weights, inputs)
     assert all(torch.equal(one, same) for one, same in zip(actual, expected, strict=True))
-
-
-@pytest.fixture(scope="module")
-def cuda_kernel(tmp_path_factory):
-    """The CUDA kernel, compiled for the host."""
-    root = Path(__file__).parents[1]
-    library = tmp_path_factory.mktemp("host") / "merge_weights.so"
-    compiler = os.environ.get("CXX", "c++").split()[0]
-    source = root / "tests" / "native" / "merge_weights_on_host.cpp"
-    flags = ["-std=c++20", "-O1", "-shared", "-fPIC", f"-I{root / 'csrc'}"]
-    subprocess.run([compiler, *flags, str(source), "-o", str(library)], check=True)
-    return ctypes.CDLL(str(library)).merge_weights
-
-
-@pytest.mark.parametrize(("P", "R", "T"), [(1, 1, 1), (100, 3, 2), (77, 8, 1), (130, 17, 9)])
-@pytest.mark.parametrize("blocks", [1, 3])
-def test_cuda_kernel_on_the_host(cuda_kernel, P, R, T, blocks):
-    inputs = merge_weights_inputs((P,), R, T, torch.float32, torch.float64)
-    merged = torch.full((R, P), torch.nan)
-    sizes = [ctypes.c_int64(size) for size in (P, R, T)]
-    cuda_kernel(blocks, 32, *sizes, *(ctypes.c_void_p(tensor.data_ptr()) for tensor in (*inputs, merged)))
-    assert_close("merged", merged, reference.merge_weights(*inputs))
