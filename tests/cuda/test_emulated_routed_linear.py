@@ -311,7 +311,7 @@ def test_the_checker_sees_planted_bugs(name, tmp_path):
     path = tmp_path / "csrc" / "cuda" / file
     source = path.read_text()
     assert source.count(text) == 1
-    path.write_text(source.text._replace(changed))
+    path.write_text(source.replace(text, changed))
     library = build(tmp_path / "csrc", checked=True, only=["routed_linear"])
     kind = "fp32" if file == "products.cuh" else "bf16"
     device = ONE._replace(shared_bytes=108 * 1024)  # room for three slots
