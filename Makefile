@@ -101,9 +101,10 @@ clang: build/clang/.installed  ## the plain kernels through another compiler, fo
 	        -Werror -Icsrc -c csrc/cpu/kernels_baseline.cpp -o build/clang/$$target.o || exit 1; \
 	done
 
-cuda-build: .venv-cuda/.base  ## compile for CUDA against a CUDA build of torch, and check what was registered
+cuda-build: .venv-cuda/.base  ## compile for CUDA against the newest torch, check what was registered, and test the CPU's operators there
 	WEMOE_CUDA=1 .venv-cuda/bin/python -m pip install --quiet --no-build-isolation --no-deps .
 	.venv-cuda/bin/python -P tools/check_cuda_build.py
+	.venv-cuda/bin/python -P -m pytest $(OP_TESTS) -m "not slow" -p no:cacheprovider
 
 gpu-check: .venv-cuda/.base  ## whatever needs a GPU, on a machine that has one, and one report: build/gpu-check/report.md
 	PYTHONPATH=tools .venv-cuda/bin/python -P -m gpu_check $(ARGS)

@@ -1,6 +1,9 @@
 """routed_linear in its implementations, with its gradients; shared by the tests of the op and of its packed forms."""
 
+import warnings
+
 import torch
+from torch.library import opcheck
 
 from wemoe_ext import SparseTaskVectors, reference
 from wemoe_ext.testing import assert_close
@@ -45,3 +48,10 @@ def assert_matches_reference(function, inputs):
     actual, expected = with_gradients(function, inputs), with_gradients(reference.routed_linear, inputs)
     for name, result, truth in zip(("y", "grad_x", "grad_routing_weights"), actual, expected, strict=True):
         assert_close(name, result, truth)
+
+
+def check_op(op, arguments):
+    """torch's own checks of an op; they read gradients of tensors that are no leaves, which warns (torch 2.14)."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*attribute of a Tensor that is not a leaf", category=UserWarning)
+        opcheck(op, arguments)

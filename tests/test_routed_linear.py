@@ -5,10 +5,9 @@ import inspect
 import pytest
 import torch
 from torch._subclasses import FakeTensorMode
-from torch.library import opcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from routed import assert_matches_reference, composite_routed_linear, with_gradients
+from routed import assert_matches_reference, check_op, composite_routed_linear, with_gradients
 from wemoe_ext import ops, reference, routed_linear
 from wemoe_ext.testing import DTYPES, SHAPES, Shape, assert_close, peak_bytes, routed_linear_inputs
 
@@ -117,7 +116,7 @@ def test_opcheck(shape, differentiable):
     if differentiable:
         inputs.x.requires_grad_()
         inputs.routing_weights.requires_grad_()
-    opcheck(torch.ops.wemoe.routed_linear.default, tuple(inputs))
+    check_op(torch.ops.wemoe.routed_linear.default, tuple(inputs))
 
 
 @pytest.mark.parametrize("output_mask", [[True, True], [True, False], [False, True], [False, False]])
@@ -125,7 +124,7 @@ def test_opcheck_of_backward(output_mask):
     x, weight, task_vectors, routing_weights, _, task_biases = routed_linear_inputs(SMALL)
     grad = torch.randn(SMALL.R, SMALL.M, SMALL.F)
     arguments = (grad, x, weight, task_vectors, routing_weights, task_biases, output_mask)
-    opcheck(torch.ops.wemoe.routed_linear_backward.default, arguments)
+    check_op(torch.ops.wemoe.routed_linear_backward.default, arguments)
 
 
 @pytest.mark.parametrize("needed", ["x", "routing_weights"])

@@ -1,13 +1,11 @@
 """What the tests of the ops on a GPU share: inputs there, exact results in float64 on the CPU, and what may differ."""
 
 import os
-import warnings
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.library import opcheck
 
 from wemoe_ext import SparseTaskVectors, expand_task_vectors, reference, unpack_task_vectors
 from wemoe_ext.testing import SHAPES, Shape
@@ -194,13 +192,6 @@ def assert_exact(function, inputs, tf32=False, grad=None):
     for name, result, exact, dtype in zip(NAMES, found, exact_results(inputs, grad), dtypes, strict=True):
         assert result.dtype == dtype, f"{name}: dtype {result.dtype}, expected {dtype}"
         assert_rounding_explains(name, result, exact, inputs.x.dtype, rounding)
-
-
-def check_op(op, arguments):
-    """torch's own checks of an op; they read gradients of tensors that are no leaves, which warns (torch 2.14)."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*attribute of a Tensor that is not a leaf", category=UserWarning)
-        opcheck(op, arguments)
 
 
 def assert_same(found, expected):

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from on_gpu import DEVICE, Exact, assert_rounding_explains, check_op, move, to_gpu
+from on_gpu import DEVICE, Exact, assert_rounding_explains, move, to_gpu
+from routed import check_op
 from wemoe_ext import merge_weights, reference
 from wemoe_ext.testing import DTYPES, merge_weights_inputs
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from on_gpu import assert_exact, assert_same, check_op, results, to_gpu
+from on_gpu import assert_exact, assert_same, results, to_gpu
+from routed import check_op
 from wemoe_ext import expand_task_vectors, pack_sparse_task_vectors, pack_task_vectors, routed_linear
 from wemoe_ext.testing import DTYPES, Shape, routed_linear_inputs
 

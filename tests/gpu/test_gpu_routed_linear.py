@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from on_gpu import ALL_SHAPES, DEVICE, FUSED_SHAPES, assert_exact, check_op, results, to_gpu
+from on_gpu import ALL_SHAPES, DEVICE, FUSED_SHAPES, assert_exact, results, to_gpu
+from routed import check_op
 from wemoe_ext import reference, routed_linear
 from wemoe_ext.testing import DTYPES, Shape, routed_linear_inputs
 
