@@ -79,9 +79,13 @@ __global__ void __launch_bounds__(MERGE_THREADS, 1)
   for (; i < sizes.P; i += stride) {
     for (int64_t first = 0; first < sizes.R; first += MERGE_ROUTES) {
       Real sums[MERGE_ROUTES][COUNT];
+      load_numbers<COUNT>(sums[0], base + i);
 #pragma unroll
-      for (int r = 0; r < MERGE_ROUTES; r++) {
-        load_numbers<COUNT>(sums[r], base + i);
+      for (int r = 1; r < MERGE_ROUTES; r++) {
+#pragma unroll
+        for (int k = 0; k < COUNT; k++) {
+          sums[r][k] = sums[0][k];
+        }
       }
 #pragma unroll TOGETHER
       for (int64_t t = 0; t < sizes.T; t++) {
