@@ -5,8 +5,21 @@ import warnings
 import torch
 from torch.library import opcheck
 
-from wemoe_ext import SparseTaskVectors, reference
-from wemoe_ext.testing import assert_close
+from wemoe_ext import SparseTaskVectors, pack_sparse_task_vectors, pack_task_vectors, reference
+from wemoe_ext.testing import assert_close, routed_linear_inputs
+
+FORMS = {"dense": pack_task_vectors, "sparse": pack_sparse_task_vectors}
+
+
+def pruned_inputs(shape, dtype=torch.float32, expert_dtype=None):
+    """Sample inputs of which every tenth number of the task vectors is kept."""
+    inputs = routed_linear_inputs(shape, dtype, expert_dtype)
+    return inputs._replace(task_vectors=inputs.task_vectors * (torch.rand(inputs.task_vectors.shape) < 0.1))
+
+
+def packed(inputs, form):
+    weight, task_vectors = FORMS[form](inputs.weight, inputs.task_vectors)
+    return inputs._replace(weight=weight, task_vectors=task_vectors)
 
 
 def composite_routed_linear(x, weight, task_vectors, routing_weights, bias, task_biases):

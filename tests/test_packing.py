@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
-from routed import assert_matches_reference, check_op, composite_routed_linear, with_gradients
+from routed import (
+    FORMS,
+    assert_matches_reference,
+    check_op,
+    composite_routed_linear,
+    packed,
+    pruned_inputs,
+    with_gradients,
+)
 from wemoe_ext import (
     expand_task_vectors,
     pack_sparse_task_vectors,
@@ -28,20 +36,8 @@ SHAPES = (
 )
 USUAL = SHAPES[1]
 
-FORMS = {"dense": pack_task_vectors, "sparse": pack_sparse_task_vectors}
 forms = pytest.mark.parametrize("form", FORMS)
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
-
-
-def pruned_inputs(shape, dtype=torch.float32, expert_dtype=None):
-    """Sample inputs of which every tenth number of the task vectors is kept."""
-    inputs = routed_linear_inputs(shape, dtype, expert_dtype)
-    return inputs._replace(task_vectors=inputs.task_vectors * (torch.rand(inputs.task_vectors.shape) < 0.1))
-
-
-def packed(inputs, form):
-    weight, task_vectors = FORMS[form](inputs.weight, inputs.task_vectors)
-    return inputs._replace(weight=weight, task_vectors=task_vectors)
 
 
 @dtypes

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from on_gpu import assert_exact, assert_same, results, to_gpu
-from routed import check_op
-from wemoe_ext import expand_task_vectors, pack_sparse_task_vectors, pack_task_vectors, routed_linear
-from wemoe_ext.testing import DTYPES, Shape, routed_linear_inputs
+from routed import FORMS, check_op, packed, pruned_inputs
+from wemoe_ext import expand_task_vectors, routed_linear
+from wemoe_ext.testing import DTYPES, Shape
 
 SHAPES = (
     Shape(R=1, M=1, D=1, F=16, T=1),
@@ -17,20 +17,8 @@ SHAPES = (
     Shape(R=0, M=3, D=4, F=16, T=1),
     Shape(R=2, M=3, D=4, F=0, T=1),
 )
-FORMS = {"dense": pack_task_vectors, "sparse": pack_sparse_task_vectors}
 forms = pytest.mark.parametrize("form", FORMS)
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
-
-
-def pruned_inputs(shape, dtype=torch.float32, expert_dtype=None):
-    """Sample inputs of which every tenth number of the task vectors is kept."""
-    inputs = routed_linear_inputs(shape, dtype, expert_dtype)
-    return inputs._replace(task_vectors=inputs.task_vectors * (torch.rand(inputs.task_vectors.shape) < 0.1))
-
-
-def packed(inputs, form):
-    weight, task_vectors = FORMS[form](inputs.weight, inputs.task_vectors)
-    return inputs._replace(weight=weight, task_vectors=task_vectors)
 
 
 @forms
