@@ -69,9 +69,19 @@ def test_the_global_generator_is_where_it_was(name):
     assert np.array_equal(np.random.uniform(size=3), expected)
 
 
-def test_a_spatter_without_a_drop_is_thrown_again():
-    """At severity 1 on 32 x 32 pixels that is one in forty; the library would return an image of zeros, and warn."""
+def test_a_spatter_without_a_drop_is_thrown_again(monkeypatch):
+    """At severity 1 on 32 x 32 pixels that is one in sixty; the library would return an image of zeros, and warn."""
+    library, calls = corrupting._library(), []
+
+    class Counting:
+        @staticmethod
+        def corrupt(*args, **options):
+            calls.append(args)
+            return library.corrupt(*args, **options)
+
+    monkeypatch.setattr(corrupting, "_library", lambda: Counting)
     corrupted = [Corruption("spatter", 1)(picture(), row) for row in range(150)]
+    assert len(calls) > 150
     assert min(image.max() for image in corrupted) == 255
 
 
