@@ -1,6 +1,6 @@
 """Three tiny image tasks and a random CLIP vision model that reads them: what is done with images, in seconds.
 
-`hues` asks for the colour that there is most of, `bars` for the direction of grey stripes, `widths` for how wide they are.
+`hues` asks for the colour that there is most of, `bars` for the direction of grey stripes, `widths` for their width.
 """
 
 from dataclasses import replace

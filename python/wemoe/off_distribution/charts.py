@@ -59,7 +59,7 @@ def worst_corruption(results: Mapping[str, Any]) -> str:
         return sum(len(row["collapsed"]) for row in rows), -sum(row["average"] for row in rows)
 
     corrupted: list[str] = [name for name in results["corruptions"] if name != "clean"]
-    return max(corrupted or list(results["corruptions"]), key=badness)
+    return max(corrupted, key=badness, default="clean")
 
 
 def plot_predictions(results: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
