@@ -28,6 +28,7 @@ import torch
 from pareto_summary import write_summary
 
 import wemoe
+from wemoe.built_in import Foundation, load_foundation
 from wemoe.evaluation import mean_losses
 from wemoe.files import check_writable, write_text
 from wemoe.info import collect
@@ -44,8 +45,8 @@ from wemoe.pareto.baselines import (
 from wemoe.pareto.held_out import held_out
 from wemoe.pareto.rays import simplex_grid
 from wemoe.stopwatch import Stopwatch
-from wemoe.suites import Suite, fine_tuned_suite, load_text6
-from wemoe.task_config import SuiteConfig
+from wemoe.suite_config import TextSuite
+from wemoe.suites import Suite, fine_tuned_suite
 
 PAIRS = (
     ("hypernym", "icd"),
@@ -58,7 +59,7 @@ PAIRS = (
 """Of the fifteen pairs whose simple average is 3 points and more below the experts, the six with the largest gap to the
 best task arithmetic too (`gaps`)."""
 SEEDS = (0, 1, 2)
-SUITE = SuiteConfig(name="text6")
+SUITE = TextSuite()
 MERGES = (0.3, 0.5, 0.7, 0.85, 1.0)  # coefficients of both tasks, of which 0.5 is the simple average
 
 
@@ -86,8 +87,10 @@ class Recipe:
 def load_pair(pair: Sequence[str], seed: int) -> Suite:
     """The suite of two tasks, with the parts of the data moved on: see above."""
     watch = Stopwatch(lambda _: None)
-    base, tasks = load_text6(SUITE, watch)
-    suite = fine_tuned_suite(base, {name: tasks[name] for name in pair}, SUITE.fine_tuning, seed, watch)
+    found = load_foundation(SUITE, watch)
+    suite = fine_tuned_suite(
+        Foundation(found.base, {name: found.tasks[name] for name in pair}), SUITE.fine_tuning, seed, watch
+    )
     return held_out(suite)
 
 
@@ -185,13 +188,12 @@ def gaps(folder: Path, seed: int = 0) -> None:
     validation texts.
     """
     watch = Stopwatch(lambda _: None)
-    base, tasks = load_text6(SUITE, watch)
-    whole = fine_tuned_suite(base, tasks, SUITE.fine_tuning, seed, watch)
-    own = {name: whole.score(whole.experts[name], [name], "validation")[name] for name in tasks}
+    whole = fine_tuned_suite(load_foundation(SUITE, watch), SUITE.fine_tuning, seed, watch)
+    own = {name: whole.score(whole.experts[name], [name], "validation")[name] for name in whole.tasks}
     found = {}
-    for pair in itertools.combinations(tasks, 2):
+    for pair in itertools.combinations(whole.tasks, 2):
         suite = whole.only(pair)
-        merges = {value: wemoe.task_arithmetic(base, suite.experts, scaling=value) for value in MERGES}
+        merges = {value: wemoe.task_arithmetic(suite.base, suite.experts, scaling=value) for value in MERGES}
         scores = {value: fmean(suite.score(merge, part="validation").values()) for value, merge in merges.items()}
         experts = fmean(own[name] for name in pair)
         found["-".join(pair)] = {

@@ -9,7 +9,7 @@ from tiny_texts import tiny_base, tiny_tasks
 from wemoe.data.batches import ShuffledBatches, sorted_batches, tokenize_task
 from wemoe.experts import all_features, cached_expert, fit_head
 from wemoe.pooling import mean_features
-from wemoe.task_config import FineTuning
+from wemoe.suite_config import FineTuning
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ from headed import backbone, headed_experts, inputs_for, with_labels
 from models import fine_tuned, randomised, tiny_bert, tiny_vit
 from task_folders import LABELS, image_folders, image_settings, text_folders, text_settings, write_jsonl
 from tiny_texts import tiny_base, tiny_tasks
+from wemoe.built_in import Foundation
 from wemoe.data import minilm, text6
 from wemoe.data.batches import Batch, Labelled, Task, Texts, tokenize_task
 from wemoe.data.tables import read_rows
@@ -33,8 +34,8 @@ from wemoe.merge_config import parse_config
 from wemoe.model_folders import load_model
 from wemoe.stopwatch import Stopwatch
 from wemoe.stored_weights import open_stored
+from wemoe.suite_config import FineTuning
 from wemoe.suites import Suite, fine_tuned_suite, load_suite
-from wemoe.task_config import FineTuning
 
 
 @pytest.fixture(scope="module")
@@ -574,7 +575,7 @@ def test_the_built_in_suite_has_experts_that_are_made_once(tmp_path, monkeypatch
     config = parse_config({"suite": {"name": "text6", "max_length": 12, "fine_tuning": {"epochs": 1}}, "seed": 3})
     suite = load_suite(config)
     tasks = {name: tokenize_task(task, tokenizer, 12) for name, task in tiny_tasks().items()}
-    again = fine_tuned_suite(base, tasks, FineTuning(epochs=1), 3, Stopwatch(lambda _: None))
+    again = fine_tuned_suite(Foundation(base, tasks), FineTuning(epochs=1), 3, Stopwatch(lambda _: None))
     assert {file.name.partition("-")[2][:5] for file in (tmp_path / "experts").iterdir()} == {"seed3"}
     assert len(list((tmp_path / "experts").iterdir())) == 2
     for task in suite.tasks:
@@ -588,4 +589,4 @@ def test_a_task_without_training_data_makes_no_expert():
     base, _ = tiny_base()
     test = Labelled(Texts([{"input_ids": torch.tensor([2, 3])}]), torch.tensor([0]))
     with pytest.raises(ValueError, match="an expert is made of a task's training samples; found a task without any"):
-        fine_tuned_suite(base, {"a": Task(2, test=test)}, FineTuning(), 0, Stopwatch(lambda _: None))
+        fine_tuned_suite(Foundation(base, {"a": Task(2, test=test)}), FineTuning(), 0, Stopwatch(lambda _: None))

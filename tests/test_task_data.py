@@ -17,7 +17,7 @@ from wemoe.data.labels import distinct_names
 from wemoe.data.readers import ImageReader, TextReader, load_reader
 from wemoe.data.tables import READERS, read_rows
 from wemoe.data.task_files import load_task
-from wemoe.task_config import SUFFIXES, FineTuning, SuiteConfig, TaskConfig
+from wemoe.task_config import SUFFIXES, TaskConfig
 
 BASE, TOKENIZER = tiny_base()
 ROWS = [{"text": "the red dog", "label": "b"}, {"text": "the owl", "label": "a"}, {"text": "fox", "label": "b"}]
@@ -389,12 +389,3 @@ def test_images_are_pooled_by_the_model_and_texts_by_their_mean(tmp_path):
 def test_a_task_that_is_described_badly_is_refused(settings, message):
     with pytest.raises(ValidationError, match=message):
         TaskConfig.model_validate(settings)
-
-
-def test_a_suite_is_named_or_described():
-    assert SuiteConfig.model_validate("text6") == SuiteConfig(name="text6")
-    described = SuiteConfig.model_validate({"name": "text6", "fine_tuning": {"epochs": 1}})
-    assert described.fine_tuning == FineTuning(epochs=1)
-    for wrong in ("text7", {"name": "text6", "fine_tuning": {"epoch": 1}}, {"name": "text6", "seed": 1}):
-        with pytest.raises(ValidationError):
-            SuiteConfig.model_validate(wrong)

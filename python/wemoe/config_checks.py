@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, cast
 from pydantic import ValidationError
 
 from wemoe.config_sections import lines_of, nearest
-from wemoe.data.text6 import TASKS
 from wemoe.method_parameters import Linear, PreferenceRouted, Routed
 
 if TYPE_CHECKING:
@@ -82,9 +81,7 @@ def _front_problems(config: FrontConfig) -> Iterator[str]:
     """A front is trained and measured on labels, and nothing of it is chosen."""
     if config.sweep:
         yield f"sweep: must be left out; {config.merge_method} makes a model for every preference"
-    key, tasks = (
-        ("models", list(config.experts)) if config.suite is None else ("suite.tasks", config.suite.tasks or TASKS)
-    )
+    key, tasks = ("models", list(config.experts)) if config.suite is None else ("suite.tasks", config.suite.chosen)
     if len(tasks) == 1:
         yield f"{key}: must be of two tasks or more, for a preference between them; found one"
     trains = config.parameters.train_on == "train" or bool(config.pareto.fine_tuned)

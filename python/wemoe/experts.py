@@ -1,7 +1,7 @@
 """Making experts: a frozen linear head per task, and the base fine-tuned under it.
 
-The head is a logistic probe of the base's own features, as a zero-shot head is of a contrastive model's: it stays
-frozen, so that base, experts and merged models are all read by the same head.
+The head stays frozen, as a zero-shot head of a contrastive model does, so that base, experts and merged models are all
+read by the same one. Where it is not there before, it is a logistic probe of the base's own features.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from transformers import PreTrainedModel
 
 from wemoe.data.batches import Labelled, Samples, ShuffledBatches, Task, read_all
 from wemoe.data.cache import load_tensors, save_tensors, sha256_of_tensors
+from wemoe.data.shifting import shifted_images
 from wemoe.heads import frozen_head
 from wemoe.modes import evaluating
-from wemoe.pooling import POOLINGS, mean_features
-from wemoe.task_config import FineTuning, Pooling
+from wemoe.pooling import POOLINGS
+from wemoe.suite_config import FineTuning
+from wemoe.task_config import Pooling
 
 
 @torch.no_grad()
@@ -63,15 +65,18 @@ def fit_head(features: Tensor, labels: Tensor, num_labels: int, l2: float = 1e-3
     return frozen_head(weight.detach() * scale, bias.detach())
 
 
-def fine_tune(base: PreTrainedModel, head: nn.Linear, train: Labelled, how: FineTuning, seed: int) -> PreTrainedModel:
+def fine_tune(
+    base: PreTrainedModel, head: nn.Linear, train: Labelled, how: FineTuning, seed: int, pooling: Pooling = "mean"
+) -> PreTrainedModel:
     """Fine-tune a copy of the base on one task, under its frozen head.
 
     Args:
         base: the pre-trained model; untouched.
         head: the task's head.
-        train: the training texts and their labels.
+        train: the training samples and their labels.
         how: the recipe.
-        seed: of dropout and of the order of the texts; torch's global state is restored.
+        seed: of dropout, and of the order and the shifts of the samples; torch's global state is restored.
+        pooling: what the head reads.
 
     Returns:
         The expert, in evaluation mode.
@@ -82,14 +87,16 @@ def fine_tune(base: PreTrainedModel, head: nn.Linear, train: Labelled, how: Fine
     for parameter in trained:
         parameter.requires_grad_(True)
     batches = ShuffledBatches(train.samples, how.batch_size, seed)
+    shifts = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(trained, lr=how.learning_rate, weight_decay=how.weight_decay, fused=True)
-    schedule = _warm_up_and_decay(optimizer, steps=how.epochs * len(batches))
+    schedule = warm_up_and_decay(optimizer, steps=how.epochs * len(batches))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         expert.train()
         for _ in range(how.epochs):
             for batch in batches:
-                loss = F.cross_entropy(head(mean_features(expert, batch)), train.labels[batch.rows])
+                features = POOLINGS[pooling](expert, shifted_images(batch, how.shift, shifts))
+                loss = F.cross_entropy(head(features), train.labels[batch.rows])
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(trained, how.max_gradient_norm)
@@ -98,7 +105,8 @@ def fine_tune(base: PreTrainedModel, head: nn.Linear, train: Labelled, how: Fine
     return expert.requires_grad_(True).eval()  # type: ignore[no-any-return,no-untyped-call]
 
 
-def _warm_up_and_decay(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
+def warm_up_and_decay(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
+    """Let a learning rate grow for a tenth of the steps, and fall to 0 in the others."""
     warm_up = 0.1 * steps
     return torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / warm_up, (steps - step) / (steps - warm_up), 1.0)
@@ -113,7 +121,15 @@ class Expert:
     head: nn.Linear
 
 
-def cached_expert(folder: Path, name: str, base: PreTrainedModel, task: Task, how: FineTuning, seed: int) -> Expert:
+def cached_expert(
+    folder: Path,
+    name: str,
+    base: PreTrainedModel,
+    task: Task,
+    how: FineTuning,
+    seed: int,
+    head: nn.Linear | None = None,
+) -> Expert:
     """Read an expert from the cache, or make it and keep it there.
 
     The file's name depends on everything that the expert is made from; a damaged file is made again.
@@ -125,6 +141,7 @@ def cached_expert(folder: Path, name: str, base: PreTrainedModel, task: Task, ho
         task: the task's samples; training ones among them.
         how: the recipe of fine-tuning.
         seed: of fine-tuning.
+        head: the task's frozen head; by default a probe of the base.
 
     Returns:
         The expert, in evaluation mode.
@@ -132,23 +149,25 @@ def cached_expert(folder: Path, name: str, base: PreTrainedModel, task: Task, ho
     Raises:
         ValueError: the task has no training samples.
     """
-    path = folder / f"{name}-seed{seed}-{_key(base, task, how)}.safetensors"
+    path = folder / f"{name}-seed{seed}-{_key(base, task, how, head)}.safetensors"
     tensors = load_tensors(path)
     if tensors is None:
-        expert = make_expert(base, task, how, seed)
+        expert = make_expert(base, task, how, seed, head)
         save_tensors(path, _trained(expert, how))
         return expert
-    head = frozen_head(tensors.pop("head.weight"), tensors.pop("head.bias"))
+    own = frozen_head(tensors.pop("head.weight"), tensors.pop("head.bias"))
     model = copy.deepcopy(base)
     model.load_state_dict(tensors, strict=False)  # what was not trained is the base's own
-    return Expert(model, head)
+    return Expert(model, own)
 
 
-def make_expert(base: PreTrainedModel, task: Task, how: FineTuning, seed: int) -> Expert:
-    """Fit a task's head on the base and fine-tune the base under it."""
+def make_expert(base: PreTrainedModel, task: Task, how: FineTuning, seed: int, head: nn.Linear | None = None) -> Expert:
+    """Fine-tune the base under a task's head, or under one that is fitted to the base first."""
     train = _training(task)
-    head = fit_head(all_features(base, train.samples), train.labels, task.num_labels)
-    return Expert(fine_tune(base, head, train, how, seed), head)
+    if head is None:
+        features = all_features(base, train.samples, pooling=task.pooling)
+        head = fit_head(features, train.labels, task.num_labels)
+    return Expert(fine_tune(base, head, train, how, seed, task.pooling), head)
 
 
 def _training(task: Task) -> Labelled:
@@ -157,15 +176,17 @@ def _training(task: Task) -> Labelled:
     return task.train
 
 
-def _key(base: PreTrainedModel, task: Task, how: FineTuning) -> str:
+def _key(base: PreTrainedModel, task: Task, how: FineTuning, head: nn.Linear | None) -> str:
     train = _training(task)
     rows = range(len(train.samples))
-    texts = {f"{row}.{name}": value for row in rows for name, value in train.samples.inputs([row]).items()}
+    samples = {f"{row}.{name}": value for row in rows for name, value in train.samples.inputs([row]).items()}
     ingredients = [
         sha256_of_tensors(base.state_dict()),
-        sha256_of_tensors(texts | {"labels": train.labels}),
+        sha256_of_tensors(samples | {"labels": train.labels}),
         json.dumps(dataclasses.asdict(how) | {"num_labels": task.num_labels}, sort_keys=True),
     ]
+    if head is not None:
+        ingredients.append(sha256_of_tensors(head.state_dict()))
     return hashlib.sha256("\n".join(ingredients).encode()).hexdigest()[:16]
 
 

@@ -34,7 +34,8 @@ from pydantic import (
 from wemoe.config_checks import problems_of, task_names
 from wemoe.config_sections import Count, ModelSource, Number, Scalar, Section, lines_of, nearest, problems
 from wemoe.method_parameters import PARAMETERS, ModelParameters, Parameters, PreferenceRouted
-from wemoe.task_config import SuiteConfig, TaskConfig
+from wemoe.suite_config import SUITES, TextSuite, VisionSuite
+from wemoe.task_config import TaskConfig
 from wemoe.yaml_files import read_yaml
 
 ALIASES = {"average": "linear"}  # our function's name, and mergekit's
@@ -141,7 +142,7 @@ class MergeConfig(Section):
     seed: Annotated[int, Field(ge=0), Scalar] = 0
     sweep: dict[str, Annotated[tuple[Number, ...], Field(min_length=1)]] = Field(default_factory=dict)
     tasks: dict[str, TaskConfig] = Field(default_factory=dict)
-    suite: SuiteConfig | None = None
+    suite: TextSuite | VisionSuite | None = None
     methods: dict[str, dict[str, Values]] | None = None
     steps: Count | None = None
 
@@ -192,6 +193,21 @@ class MergeConfig(Section):
         if "steps" in written.get("parameters", {}):
             written["parameters"]["steps"] = self.adaptation_steps
         return {key: value for key, value in written.items() if value not in ({}, [])}
+
+    @field_validator("suite", mode="before")
+    @classmethod
+    def _name_suite(cls, found: Any, info: ValidationInfo) -> Any:
+        """Take a name as a suite with its own settings, and check a described one by the class of its name."""
+        described = {"name": found} if isinstance(found, str) else found
+        if not isinstance(described, dict):
+            return described
+        name = described.get("name")
+        if not isinstance(name, str) or name not in SUITES:
+            raise problems([f"suite.name: must be one of {', '.join(SUITES)}; found {name!r}"])
+        try:
+            return SUITES[name].model_validate(described, context=info.context)
+        except ValidationError as error:
+            raise problems(f"suite.{line}" for line in lines_of(error, SUITES[name])) from error
 
     @field_validator("methods", mode="before")
     @classmethod

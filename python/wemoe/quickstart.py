@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from wemoe import report
+from wemoe.built_in import Foundation
 from wemoe.comparison.answers import ExpertAnswers
 from wemoe.comparison.making import Made, Workshop
 from wemoe.comparison.rows import ROWS, Row
@@ -32,8 +33,8 @@ from wemoe.inspection import RoutingSummary, record_routing, summarise_routing
 from wemoe.loading import from_pretrained
 from wemoe.routed_classes import RoutedModule
 from wemoe.stopwatch import Stopwatch
+from wemoe.suite_config import FineTuning
 from wemoe.suites import Scores, Suite, fine_tuned_suite
-from wemoe.task_config import FineTuning
 
 ADAPTED = {
     "wemoe_depth0": ("wemoe_depth0_match", 1e-2),
@@ -121,7 +122,7 @@ def run(
         tokenized = {
             name: tokenize_task(task, tokenizer, recipe.max_length) for name, task in (tasks or text6.load()).items()
         }
-    suite = fine_tuned_suite(model, tokenized, recipe.fine_tuning, seed, watch)
+    suite = fine_tuned_suite(Foundation(model, tokenized), recipe.fine_tuning, seed, watch)
     results: dict[str, Any] = {"tasks": list(suite.tasks), "methods": {}, "seed": seed, "adaptation": {}}
     merged, routing = _run_methods(suite, recipe.rows(), results, watch)
     with watch.stage("save and reload"):

@@ -18,7 +18,8 @@ from wemoe.data.task_files import load_task
 from wemoe.heads import HEADS_FILE, TaskHead, read_heads, task_head
 from wemoe.model_folders import backbone_of, load_base, load_model
 from wemoe.stopwatch import Stopwatch
-from wemoe.task_config import Part, SuiteConfig, TaskConfig
+from wemoe.suite_config import SuiteConfig
+from wemoe.task_config import Part, TaskConfig
 
 Head = nn.Linear | TaskHead
 

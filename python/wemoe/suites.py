@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from wemoe.data import minilm, text6
-from wemoe.data.batches import Batch, Labelled, Samples, ShuffledBatches, ShuffledPairs, Task, tokenize_task
+from wemoe.built_in import Foundation, load_foundation
+from wemoe.data.batches import Batch, Labelled, Samples, ShuffledBatches, ShuffledPairs, Task
 from wemoe.data.cache import cache_folder
 from wemoe.data.task_files import ALL_PARTS
 from wemoe.evaluation import Measured, Predicted, evaluate, mean_losses, predict_all
@@ -24,8 +24,9 @@ from wemoe.heads import TaskHead
 from wemoe.pooling import POOLINGS
 from wemoe.predictions import to_device
 from wemoe.stopwatch import Stopwatch
+from wemoe.suite_config import FineTuning
 from wemoe.suite_loading import SuiteSource, chosen_dtype, load_models, load_tasks
-from wemoe.task_config import FineTuning, Part, SuiteConfig
+from wemoe.task_config import Part
 
 Scores = dict[str, float]  # accuracy in [0, 1] by task
 
@@ -255,33 +256,16 @@ def load_suite(
         processor = cast("str", source.base_model)  # which `load_models` has checked
         tasks, heads = load_tasks(source.tasks, models.base, models.heads, processor, parts, watch)
         return Suite(models.base, models.experts, heads, tasks).to(device)
-    base, tasks = load_text6(source.suite, watch)
-    suite = fine_tuned_suite(base, tasks, source.suite.fine_tuning, source.seed, watch)
+    foundation = load_foundation(source.suite, watch)
+    suite = fine_tuned_suite(foundation, source.suite.fine_tuning, source.seed, watch)
     return suite.to(device, chosen_dtype(source))
 
 
-def load_text6(config: SuiteConfig, watch: Stopwatch) -> tuple[PreTrainedModel, dict[str, Task]]:
-    """Load MiniLM, downloading it at first use, and the chosen tasks of the text pack.
-
-    Raises:
-        ConnectionError: MiniLM is not in the cache and can't be downloaded.
-        ValueError: a file is damaged.
-    """
-    with watch.stage("load texts and base model"):
-        base, tokenizer = minilm.load()
-        texts = text6.load()
-        tasks = {name: tokenize_task(texts[name], tokenizer, config.max_length) for name in config.tasks or texts}
-    return base, tasks
-
-
-def fine_tuned_suite(
-    base: PreTrainedModel, tasks: dict[str, Task], how: FineTuning, seed: int, watch: Stopwatch
-) -> Suite:
-    """Make the experts and heads of a suite on its training data, or take them from the cache.
+def fine_tuned_suite(foundation: Foundation, how: FineTuning, seed: int, watch: Stopwatch) -> Suite:
+    """Make the experts of a suite on its training data, and heads where there are none, or take them from the cache.
 
     Args:
-        base: the pre-trained model; untouched.
-        tasks: with training data.
+        foundation: the pre-trained model, which stays untouched, tasks with training data, and heads.
         how: the recipe of fine-tuning.
         seed: of fine-tuning.
         watch: tells of each expert.
@@ -290,8 +274,10 @@ def fine_tuned_suite(
         ValueError: a task has no training data.
     """
     experts = {}
-    for name, task in tasks.items():
+    for name, task in foundation.tasks.items():
         with watch.stage(f"expert: {name}"):
-            experts[name] = cached_expert(cache_folder() / "experts", name, base, task, how, seed)
+            folder, head = cache_folder() / "experts", foundation.heads.get(name)
+            experts[name] = cached_expert(folder, name, foundation.base, task, how, seed, head)
     models = {name: expert.model for name, expert in experts.items()}
-    return Suite(base, models, {name: expert.head for name, expert in experts.items()}, tasks)
+    heads = {name: expert.head for name, expert in experts.items()}
+    return Suite(foundation.base, models, heads, foundation.tasks)

@@ -1,17 +1,14 @@
-"""What a configuration file says of tasks: their data, how a model reads them, and the built-in suites.
+"""What a configuration file says of tasks: their data, and how a model reads them.
 
 The types are checked once, when a file is read; nothing here reads data or imports torch.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
-
-from wemoe.data.text6 import TASKS
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Pooling = Literal["mean", "cls", "pooler"]
 Part = Literal["train", "validation", "unlabeled", "test"]
@@ -102,51 +99,3 @@ class TaskConfig(BaseModel):
             return self.adapt_on
         parts: tuple[Part, ...] = ("unlabeled", "train", "validation")
         return next((part for part in parts if getattr(self, part) is not None), None)
-
-
-@dataclass(frozen=True)
-class FineTuning:
-    """How experts are fine-tuned: AdamW with linear warm-up over a tenth of the steps and linear decay to 0."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
-
-    epochs: Annotated[int, Field(ge=1)] = 2
-    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2e-4
-    batch_size: Annotated[int, Field(ge=1)] = 16
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
-    max_gradient_norm: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    trained: str = "encoder."
-    """Prefix of the names of the parameters that are trained: here all layers, but not the embeddings."""
-
-
-class SuiteConfig(BaseModel):
-    """A built-in suite; in a configuration file also its name alone.
-
-    Attributes:
-        name: `text6`, six text tasks on MiniLM, with experts that are fine-tuned once and cached.
-        tasks: which of its tasks, in this order; all by default.
-        max_length: number of tokens that texts are cut to.
-        fine_tuning: how its experts are made.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: Literal["text6"]
-    tasks: tuple[str, ...] | None = Field(default=None, min_length=1)
-    max_length: int = Field(default=40, ge=2)
-    fine_tuning: FineTuning = FineTuning()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_name(cls, found: Any) -> Any:
-        return {"name": found} if isinstance(found, str) else found
-
-    @field_validator("tasks")
-    @classmethod
-    def _check_tasks(cls, tasks: tuple[str, ...]) -> tuple[str, ...]:
-        for task in tasks:
-            if task not in TASKS:
-                raise ValueError(f"must be among the suite's, {', '.join(TASKS)}; found {task!r}")
-        if len(set(tasks)) != len(tasks):
-            raise ValueError(f"must be distinct; found {', '.join(tasks)}")
-        return tasks

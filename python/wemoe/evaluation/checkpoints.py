@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from wemoe.built_in import load_tasks_of
 from wemoe.checkpoints import read_json
 from wemoe.data.batches import Task
 from wemoe.heads import HEADS_FILE, TaskHead, read_heads, task_head
@@ -18,9 +19,10 @@ from wemoe.model_folders import backbone_of, load_model
 from wemoe.repositories import locate
 from wemoe.saving import MODEL_TYPE
 from wemoe.stopwatch import Stopwatch
+from wemoe.suite_config import SuiteConfig
 from wemoe.suite_loading import SuiteSource, chosen_dtype, load_tasks, own_heads
-from wemoe.suites import Suite, load_suite, load_text6
-from wemoe.task_config import Part, SuiteConfig
+from wemoe.suites import Suite, load_suite
+from wemoe.task_config import Part
 
 Heads = Mapping[str, nn.Linear | TaskHead]
 
@@ -148,7 +150,7 @@ def _built_in(
     model: Readable, source: SuiteSource, config: SuiteConfig, watch: Stopwatch
 ) -> tuple[dict[str, Task], Heads]:
     """Load the tasks of a built-in suite; its experts are only made where the model has no heads for them."""
-    _, tasks = load_text6(config, watch)
+    tasks = load_tasks_of(config, watch)
     if model.own is not None:
         return tasks, dict.fromkeys(tasks, model.own)
     if tasks.keys() <= model.heads.keys():
