@@ -120,6 +120,7 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch):
         raise ModuleNotFoundError(name)
 
     monkeypatch.setattr(importlib, "import_module", missing)
+    corrupting._library.cache_clear()
     with pytest.raises(ImportError, match=r"needs imagecorruptions-imaug.*pip install 'wemoe\[corruptions\]'"):
         Corruption("contrast")(picture(), row=0)
 

@@ -107,7 +107,7 @@ def plot_unseen(results: Mapping[str, Any], path: str | os.PathLike[str]) -> Non
     rows = list(results["mean"])
     figure = Figure(figsize=(9.5, 1.9 + 0.36 * len(rows)), layout="constrained")
     titles = {"seen": "tasks that were merged", "unseen": "tasks that were not"}
-    for axes, (kind, title) in zip(figure.subplots(1, 2, sharey=True), titles.items(), strict=True):
+    for axes, (kind, title) in zip(figure.subplots(1, 2, sharex=True, sharey=True), titles.items(), strict=True):
         for place, row in enumerate(rows):
             pairs = [100 * pair["rows"][row][f"{kind}_mean"] for pair in results["pairs"]]
             whole = 100 * results["mean"][row][kind]

@@ -21,6 +21,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from types import ModuleType
 
@@ -115,6 +116,7 @@ def library() -> str:
     return f"{PACKAGE} {version(PACKAGE)}"
 
 
+@cache
 def _library() -> ModuleType:
     try:
         version(PACKAGE)  # an older package has a module of the same name, which cannot be seeded

@@ -12,7 +12,6 @@ Of any other suite all pairs are.
 
 from __future__ import annotations
 
-import gc
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -124,22 +123,14 @@ def _compare(suite: Suite, rows: Mapping[str, Row], seed: int, pair: Sequence[st
     start = time.perf_counter()
     seen = suite.only([task for task in suite.tasks if task not in pair])
     shop = Workshop(seen, seed, ExpertAnswers(seen))
-    records = {}
-    for name, row in rows.items():
-        gc.collect()  # the model of the row before, which may be held in cycles
-        made = build(row, shop).made.models
-        models = {task: made[task] if task in made else _stranger(suite, name, made, task) for task in suite.tasks}
-        records[name] = _record(suite, models, pair)
+    records = {name: _record(suite, name, build(row, shop).made.models, pair) for name, row in rows.items()}
     return {"unseen": list(pair), "rows": records, "seconds": time.perf_counter() - start}
 
 
-def _stranger(suite: Suite, row: str, made: Mapping[str, nn.Module], task: str) -> nn.Module:
-    """What serves a task that took no part: its own expert as a ceiling, else the one model that there is."""
-    return suite.experts[task] if row == "individual" else next(iter(made.values()))
-
-
-def _record(suite: Suite, models: Mapping[str, nn.Module], pair: Sequence[str]) -> dict[str, Any]:
-    found = scored(suite, models)
+def _record(suite: Suite, row: str, made: Mapping[str, nn.Module], pair: Sequence[str]) -> dict[str, Any]:
+    """Score what a row has made, by task, on all tasks: what took no part is served by the one model that there is."""
+    unseen_by = suite.experts if row == "individual" else dict.fromkeys(pair, next(iter(made.values())))
+    found = scored(suite, {task: made[task] if task in made else unseen_by[task] for task in suite.tasks})
     seen = {task: value for task, value in found["accuracy"].items() if task not in pair}
     others = {task: found["accuracy"][task] for task in pair}
     return {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -10,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from torch import nn
 
 from wemoe.comparison.answers import ExpertAnswers
 from wemoe.comparison.choosing import CompareSettings, check_data
@@ -131,15 +131,15 @@ class _Bench:
     def compare(self, suite: Suite) -> dict[str, Any]:
         """Score all rows on a suite, whose unlabeled inputs the learned ones adapt on."""
         shop = self._shop(suite)
-        records = {}
-        for name, row in self._rows.items():
-            gc.collect()  # the model of the row before, which may be held in cycles
-            made = build(row, shop).made if row.kind == "learned" else self._unlearned[name]
-            records[name] = scored(suite, made.models)
+        records = {name: scored(suite, self._models(name, shop)) for name in self._rows}  # one learned model at a time
         reference = records[self.reference]["accuracy"]
         return {
             name: record | {"collapsed": collapsed(record["accuracy"], reference)} for name, record in records.items()
         }
+
+    def _models(self, name: str, shop: Workshop) -> Mapping[str, nn.Module]:
+        row = self._rows[name]
+        return build(row, shop).made.models if row.kind == "learned" else self._unlearned[name].models
 
     def _shop(self, suite: Suite) -> Workshop:
         return Workshop(suite, self._seed, ExpertAnswers(suite))
