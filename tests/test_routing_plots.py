@@ -82,6 +82,15 @@ def test_tables_come_back_from_json():
     assert tables.first_choice.tolist() == summary.first_choice().tolist()
 
 
+@pytest.mark.parametrize(("layers", "kept"), [(6, range(6)), (12, [0, 3, 6, 9, 11]), (24, [0, 6, 12, 18, 23])])
+def test_of_many_layers_the_first_the_quarters_and_the_last_are_drawn(layers, kept):
+    tables = summary_of(layers, tasks=2).tables()
+    some = tables.some_layers()
+    assert some.layers == tuple(f"blocks.{layer}.mlp" for layer in kept)
+    assert some.mean.tolist() == tables.mean[:, list(kept)].tolist()
+    assert some.own_choice.tolist() == tables.own_choice[:, list(kept)].tolist()
+
+
 @pytest.mark.parametrize("table", ["mean", "first_choice"])
 def test_tables_with_a_gap_are_refused(table):
     tables = summary_of(layers=2, tasks=3).as_dict()

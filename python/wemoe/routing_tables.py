@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -46,8 +46,20 @@ class RoutingTables:
         for name, nested in (("mean", means), ("first_choice", choices)):
             found = [[list(values) for values in by_layer.values()] for by_layer in nested.values()]
             if _names(nested) != (tasks, layers, experts) or found != wanted:
-                raise ValueError(f"routing must hold the same layers and experts for every task; found others in {name!r}")
+                raise ValueError(
+                    f"routing must hold the same layers and experts for every task; found others in {name!r}"
+                )
         return RoutingTables(tasks, layers, experts, dict(tables["samples"]), _table(means), _table(choices))
+
+    def some_layers(self, most: int = 6) -> RoutingTables:
+        """The tables of all layers, or, of more than `most`, of the first, those at each quarter, and the last."""
+        count = len(self.layers)
+        if count <= most:
+            return self
+        kept = sorted({*range(0, count, -(-count // 4)), count - 1})
+        layers = tuple(self.layers[index] for index in kept)
+        mean, first_choice = self.mean[:, kept], self.first_choice[:, kept]
+        return replace(self, layers=layers, mean=mean, first_choice=first_choice)
 
     @property
     def own_choice(self) -> Table:
