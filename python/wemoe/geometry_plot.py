@@ -22,13 +22,13 @@ def plot_geometry(geometry: Mapping[str, Any], path: str | os.PathLike[str]) -> 
     """
     tasks, modules = list(geometry["l2"]), geometry["modules"]
     kinds = modules_by_kind(geometry)
-    columns = min(4, len(kinds))
+    columns = min(3, len(kinds))
     rows = -(-len(kinds) // columns)
     side = 0.9 + 0.3 * len(tasks)
     heights = [rows * (side + 0.9), 1.6 + 0.3 * len(tasks)]
     figure = Figure(figsize=(max(8.0, columns * (side + 0.3), 2.5 + 0.22 * len(modules)), sum(heights)))
     figure.set_layout_engine("constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=heights)
+    above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=heights).flat
     panels = above.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for axes in panels.flat[len(kinds) :]:
         axes.set_visible(False)
