@@ -18,4 +18,5 @@ def plot_summary(results: Mapping[str, Any], path: str | os.PathLike[str]) -> No
         path: the PNG's file.
     """
     rows = {name: {**row, "average": row["mean"]} for name, row in results["rows"].items()}
-    plot_averages(rows, heading(results), path)
+    spread = ", mean ± standard deviation" if len(results["seeds"]) > 1 else ""
+    plot_averages(rows, heading(results) + spread, path)

@@ -15,6 +15,7 @@ from wemoe.comparison.configured import origin_of, settings_of
 from wemoe.comparison.running import RESULTS as COMPARISON
 from wemoe.comparison.running import compare
 from wemoe.files import check_writable, write_text
+from wemoe.html_report import write_report
 from wemoe.info import collect
 from wemoe.merge_config import MergeConfig
 from wemoe.over_seeds import tables
@@ -39,7 +40,7 @@ def evaluate_suite(
     """Compare all methods on a suite for each seed, and put the seeds together.
 
     Writes `seed-N/comparison.json` and what goes with it, the files of the experiments, `evaluation.json` (anew after
-    each seed), `evaluation.md` and `evaluation.png`.
+    each seed), `evaluation.md`, `evaluation.png` and `report.html`.
 
     Args:
         config: suite (or base, models and tasks), `methods` and `steps`; its own seed plays no part.
@@ -66,7 +67,7 @@ def evaluate_suite(
     suite = first.load()
     chosen = chosen_experiments(suite, first.settings, experiments, tell)
     comparisons = [first.compare(suite)]
-    _write(config, folder, seeds, comparisons)
+    results = _write(config, folder, seeds, comparisons)
     for experiment in chosen.values():
         experiment(suite, first.settings, folder, **first.shared)
     for seeded in others:
@@ -74,10 +75,10 @@ def evaluate_suite(
             del suite  # two at once would take twice the memory
             suite = seeded.load()
         comparisons.append(seeded.compare(suite))
-        _write(config, folder, seeds, comparisons)
-    results = _write(config, folder, seeds, comparisons)
+        results = _write(config, folder, seeds, comparisons)
     plot_summary(results, folder / "evaluation.png")
     write_text(folder / "evaluation.md", tables.markdown(results))
+    write_report(folder)
     return results
 
 
@@ -132,7 +133,7 @@ def folder_of(seed: int) -> str:
 def _write(
     config: MergeConfig, folder: Path, seeds: Sequence[int], comparisons: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Write and return the results of the seeds that are done."""
+    """Write and return what the seeds that are done come to."""
     done = list(seeds)[: len(comparisons)]
     results = {
         "suite": config.base_model if config.suite is None else config.suite.name,
