@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from wemoe.mlps import MLPSlots
     from wemoe.models import Family
     from wemoe.preferences import get_preference, set_preference
-    from wemoe.report import plot_first_choices, plot_routing, plot_routing_bars
     from wemoe.router_files import load_routers, save_routers
+    from wemoe.routing_plots import plot_first_choices, plot_own_choices, plot_routing, plot_routing_bars
     from wemoe.sparse_layers import SparseRoutedLinear
     from wemoe.sweeping import Sweep, sweep
     from wemoe.trainer import RoutedTrainer
@@ -69,9 +69,10 @@ _HOMES = {
     "merge": "wemoe.configured_merge",
     "merge_and_unload": "wemoe.unloading",
     "open_sources": "wemoe.merging.rules",
-    "plot_first_choices": "wemoe.report",
-    "plot_routing": "wemoe.report",
-    "plot_routing_bars": "wemoe.report",
+    "plot_first_choices": "wemoe.routing_plots",
+    "plot_own_choices": "wemoe.routing_plots",
+    "plot_routing": "wemoe.routing_plots",
+    "plot_routing_bars": "wemoe.routing_plots",
     "record_routing": "wemoe.inspection",
     "regmean": "wemoe.merging",
     "save_routers": "wemoe.router_files",
@@ -116,6 +117,7 @@ __all__ = [
     "open_sources",
     "pareto",
     "plot_first_choices",
+    "plot_own_choices",
     "plot_routing",
     "plot_routing_bars",
     "record_routing",

@@ -1,0 +1,95 @@
+"""The section of corruptions: accuracy, collapses and predicted classes where test samples are not as in training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from wemoe.html_report.findings import Findings
+from wemoe.html_report.histograms import histogram
+from wemoe.html_report.markup import Cell, Html, Line, details, element, joined, paragraph, section, table
+from wemoe.html_report.numbers import MISSING, counted, percent
+
+CLEAN = "clean"
+
+
+def corruptions_section(findings: Findings) -> Html | None:
+    """Corrupted inputs, to adapt on and to score on."""
+    held = findings.corruptions
+    if held is None:
+        return None
+    names = list(held["corruptions"])
+    rows = list(next(iter(held["corruptions"].values()))["rows"])
+    threshold = 100 * held["threshold"]
+    reference = findings.title(held["reference"])
+    return section(
+        "corruptions",
+        "Corrupted images",
+        paragraph(
+            f"Every image, those to adapt on and those to score, is corrupted at severity {held['severity']} "
+            f"({held['library']}); labels take no part in adaptation. A task has collapsed where its accuracy is "
+            f"more than {threshold:g} points below that of the static merge, {reference}, on the same corruption: "
+            "then the model mostly gives a few classes, whatever it is shown."
+        ),
+        _averages(findings, held, rows, names),
+        paragraph(
+            f"Collapses are counted over {counted(len(held['tasks']), 'task')} and "
+            f"{counted(len(corrupted(held)), 'corruption')}; clean images are left out.",
+            class_="note",
+        ),
+        element("h3", "Predicted classes, task by task"),
+        paragraph(
+            "Below each accuracy there is a bar for each class, as high as the class is often predicted. A healthy "
+            "model spreads its predictions as the experts do; a collapsed one has a single tall bar. Tasks that "
+            "collapsed are marked."
+        ),
+        *(_details(findings, held, name, rows) for name in names),
+    )
+
+
+def corrupted(held: Mapping[str, Any]) -> list[str]:
+    """The names of the corruptions, without clean images."""
+    return [name for name in held["corruptions"] if name != CLEAN]
+
+
+def is_merge(row: str) -> bool:
+    """Whether a row is a merge, which alone can collapse."""
+    return row not in ("pretrained", "individual")
+
+
+def _averages(findings: Findings, held: Mapping[str, Any], rows: Sequence[str], names: Sequence[str]) -> Html:
+    merges = [row for row in rows if is_merge(row)]
+    found = {row: [held["corruptions"][name]["rows"][row]["average"] for name in names] for row in rows}
+    best = [max((found[row][index] for row in merges), default=None) for index in range(len(names))]
+    lines = []
+    for row in rows:
+        pairs = zip(found[row], best, strict=True)
+        cells = [Cell(percent(value), is_best=row in merges and value == top) for value, top in pairs]
+        number = held["collapses"].get(row, 0) if row in merges else None
+        cells.append(Cell(MISSING if number is None else number, class_="warning" if number else None))
+        lines.append(_line(findings, row, cells))
+    head = ["method", *(name.replace("_", " ") for name in names), "collapses"]
+    return table("Average accuracy by corruption, %, and tasks that collapsed", head, lines)
+
+
+def _details(findings: Findings, held: Mapping[str, Any], name: str, rows: Sequence[str]) -> Html:
+    tasks = held["tasks"]
+    found = held["corruptions"][name]["rows"]
+    lines = [_line(findings, row, [_cell(found[row], task, is_merge(row)) for task in tasks]) for row in rows]
+    number = 0 if name == CLEAN else sum(len(found[row]["collapsed"]) for row in rows if is_merge(row))
+    title = name.replace("_", " ")
+    summary = joined([title, " ", element("small", f"{counted(number, 'collapse')}") if number else ""])
+    return details(
+        summary, table(f"Accuracy (%) and predicted classes: {title}", ["method", *tasks], lines), is_open=number > 0
+    )
+
+
+def _line(findings: Findings, row: str, cells: Sequence[Cell]) -> Line:
+    return Line(findings.title(row), cells, class_=None if is_merge(row) else "reference")
+
+
+def _cell(row: Mapping[str, Any], task: str, may_collapse: bool) -> Cell:
+    has_collapsed = may_collapse and task in row["collapsed"]
+    mark = element("small", " collapsed") if has_collapsed else ""
+    content = joined([percent(row["accuracy"][task]), mark, histogram(row["predictions"][task])])
+    return Cell(content, class_="warning" if has_collapsed else None)
