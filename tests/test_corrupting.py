@@ -115,13 +115,16 @@ def test_a_small_image_is_refused():
         Corruption("contrast")(picture(31), row=0)
 
 
-def test_a_missing_library_is_named_with_its_extra(monkeypatch):
+@pytest.mark.parametrize("reason", ["No module named 'imagecorruptions'", "libGL.so.1: cannot open shared object file"])
+def test_a_library_that_cannot_be_imported_is_named_with_its_extra_and_the_reason(monkeypatch, reason):
     def missing(name):
-        raise ModuleNotFoundError(name)
+        raise ImportError(reason)
 
     monkeypatch.setattr(importlib, "import_module", missing)
     corrupting._library.cache_clear()
-    with pytest.raises(ImportError, match=r"needs imagecorruptions-imaug.*pip install 'wemoe\[corruptions\]'"):
+    with pytest.raises(
+        ImportError, match=rf"needs imagecorruptions-imaug, pip install 'wemoe\[corruptions\]'.*{reason}"
+    ):
         Corruption("contrast")(picture(), row=0)
 
 

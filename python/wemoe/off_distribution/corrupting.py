@@ -123,7 +123,7 @@ def _library() -> ModuleType:
         return importlib.import_module("imagecorruptions")
     except ImportError as error:
         raise ImportError(
-            f"corrupting images needs {PACKAGE}, which is not installed: pip install 'wemoe[corruptions]'"
+            f"corrupting images needs {PACKAGE}, pip install 'wemoe[corruptions]', which can't be imported: {error}"
         ) from error
 
 
