@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from wemoe.html_report.findings import Findings
+from wemoe.html_report.findings import REFERENCES, Findings
 from wemoe.html_report.histograms import histogram
 from wemoe.html_report.markup import Cell, Html, Line, details, element, joined, paragraph, section, table
 from wemoe.html_report.numbers import MISSING, counted, percent
@@ -29,7 +29,7 @@ def corruptions_section(findings: Findings) -> Html | None:
             f"Every image, those to adapt on and those to score, is corrupted at severity {held['severity']} "
             f"({held['library']}); labels take no part in adaptation. A task has collapsed where its accuracy is "
             f"more than {threshold:g} points below that of the static merge, {reference}, on the same corruption: "
-            "then the model mostly gives a few classes, whatever it is shown."
+            "often the model then gives one class or a few, whatever it is shown."
         ),
         _averages(findings, held, rows, names),
         paragraph(
@@ -52,13 +52,8 @@ def corrupted(held: Mapping[str, Any]) -> list[str]:
     return [name for name in held["corruptions"] if name != CLEAN]
 
 
-def is_merge(row: str) -> bool:
-    """Whether a row is a merge, which alone can collapse."""
-    return row not in ("pretrained", "individual")
-
-
 def _averages(findings: Findings, held: Mapping[str, Any], rows: Sequence[str], names: Sequence[str]) -> Html:
-    merges = [row for row in rows if is_merge(row)]
+    merges = [row for row in rows if row not in REFERENCES]
     found = {row: [held["corruptions"][name]["rows"][row]["average"] for name in names] for row in rows}
     best = [max((found[row][index] for row in merges), default=None) for index in range(len(names))]
     lines = []
@@ -75,8 +70,8 @@ def _averages(findings: Findings, held: Mapping[str, Any], rows: Sequence[str], 
 def _details(findings: Findings, held: Mapping[str, Any], name: str, rows: Sequence[str]) -> Html:
     tasks = held["tasks"]
     found = held["corruptions"][name]["rows"]
-    lines = [_line(findings, row, [_cell(found[row], task, is_merge(row)) for task in tasks]) for row in rows]
-    number = 0 if name == CLEAN else sum(len(found[row]["collapsed"]) for row in rows if is_merge(row))
+    lines = [_line(findings, row, [_cell(found[row], task, row not in REFERENCES) for task in tasks]) for row in rows]
+    number = 0 if name == CLEAN else sum(len(found[row]["collapsed"]) for row in rows if row not in REFERENCES)
     title = name.replace("_", " ")
     summary = joined([title, " ", element("small", f"{counted(number, 'collapse')}") if number else ""])
     return details(
@@ -85,7 +80,7 @@ def _details(findings: Findings, held: Mapping[str, Any], name: str, rows: Seque
 
 
 def _line(findings: Findings, row: str, cells: Sequence[Cell]) -> Line:
-    return Line(findings.title(row), cells, class_=None if is_merge(row) else "reference")
+    return Line(findings.title(row), cells, class_=findings.class_of(row))
 
 
 def _cell(row: Mapping[str, Any], task: str, may_collapse: bool) -> Cell:

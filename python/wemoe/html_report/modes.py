@@ -11,7 +11,7 @@ from wemoe.html_report.markup import Cell, Html, Line, paragraph, section, table
 from wemoe.html_report.numbers import MISSING, with_spread
 
 MODES = {"per_sample": "per sample", "batch_averaged": "batch-averaged"}
-BATCHES = {"single": "batches of one task", "mixed": "mixed batches"}
+BATCHES = {"single": "one task a batch", "mixed": "mixed batches"}
 
 
 def routing_modes(findings: Findings) -> dict[str, Mapping[str, Any]]:
@@ -38,7 +38,11 @@ def modes_section(findings: Findings) -> Html | None:
     for mode in MODES.values():
         head += [f"{mode}, {batches}" for batches in BATCHES.values()] + [f"{mode}, changed"]
     lines = [
-        Line(row_head(findings.rows[name]), [cell for mode in MODES for cell in _cells(modes, mode)])
+        Line(
+            row_head(findings.rows[name]),
+            [cell for mode in MODES for cell in _cells(modes, mode)],
+            class_=findings.class_of(name),
+        )
         for name, modes in rows.items()
     ]
     return section(

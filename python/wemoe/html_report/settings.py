@@ -81,7 +81,8 @@ def _options(findings: Findings) -> list[Html]:
 def _told(value: Any) -> str:
     """A value from JSON in words."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_told(each)}" for key, each in value.items() if each is not None)
+        told = {key: _told(each) for key, each in value.items() if each is not None}
+        return ", ".join(text if key == "name" else f"{key.replace('_', ' ')} {text}" for key, text in told.items())
     if isinstance(value, list):
         return ", ".join(map(_told, value)) or "none"
     if isinstance(value, bool):

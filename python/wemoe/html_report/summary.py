@@ -97,6 +97,9 @@ def _merges(findings: Findings) -> Iterator[str]:
             f"With {PUBLISHED_OBJECTIVE}, the published objective, the same model reaches "
             f"{_score(published)}{_share(findings, published)}."
         )
+    best = findings.best
+    if best is not None and best is not routed:
+        yield f"The best merge of all is {best.title}: {_score(best)}{_share(findings, best)}."
 
 
 def _score(row: Row) -> str:
@@ -169,10 +172,10 @@ def _corruptions(findings: Findings) -> Iterator[str]:
     numbers = {each.title: held["collapses"][each.name] for each in told} or held["collapses"]
     yield (
         "Adapted on corrupted images, "
-        f"{listed([f'{name} collapsed {_times(number)}' for name, number in numbers.items()])}, counted over {cases} "
+        f"{listed([f'{name} {_collapsed(number)}' for name, number in numbers.items()])}, counted over {cases} "
         f"(an accuracy more than {100 * held['threshold']:g} points below {findings.title(held['reference'])})."
     )
 
 
-def _times(number: int) -> str:
-    return {0: "never", 1: "once", 2: "twice"}.get(number, f"{number} times")
+def _collapsed(number: int) -> str:
+    return {0: "never collapsed", 1: "collapsed once"}.get(number, f"collapsed {number} times")

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from wemoe.html_report.findings import Findings
+from wemoe.html_report.findings import REFERENCES, Findings
 from wemoe.html_report.markup import Cell, Html, Line, details, paragraph, section, table
 from wemoe.html_report.numbers import counted, listed, percent
-
-REFERENCES = ("pretrained", "individual")
 
 
 def unseen_section(findings: Findings) -> Html | None:
@@ -70,7 +68,7 @@ def _pair(findings: Findings, pair: Mapping[str, Any], rows: Sequence[str]) -> H
 def _line(findings: Findings, name: str, cells: list[Cell]) -> Line:
     if name in REFERENCES:
         cells = [Cell(cell.content) for cell in cells]
-    return Line(findings.title(name), cells, class_="reference" if name in REFERENCES else None)
+    return Line(findings.title(name), cells, class_=findings.class_of(name))
 
 
 def _highest(rows: Sequence[str], values: Mapping[str, float]) -> float | None:
