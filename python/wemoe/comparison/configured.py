@@ -40,5 +40,5 @@ def run(config: MergeConfig, output: str | os.PathLike[str], resume: bool = Fals
     origin = config.model_dump(mode="json", include={"suite", "base_model", "models", "tasks", "dtype"})
     results = compare(suite, settings, output, watch=watch, origin=origin, resume=resume)
     typer.echo("\n" + tables.terminal(results))
-    typer.echo(f"\ncomparison.json, comparison.md and comparison.png are in {output}")
+    typer.echo(f"\ncomparison.json, comparison.md, pictures and report.html are in {output}")
     return results

@@ -13,12 +13,14 @@ from typing import Any
 from wemoe.adaptation import Adaptation
 from wemoe.comparison import tables
 from wemoe.comparison.answers import ExpertAnswers
-from wemoe.comparison.charts import plot_comparison
 from wemoe.comparison.choosing import CompareSettings, check_data
 from wemoe.comparison.making import Made, Workshop
 from wemoe.comparison.measuring import Cost, count_distinct, inference_cost, measuring
+from wemoe.comparison.pictures import draw_pictures
 from wemoe.comparison.rows import Row
 from wemoe.files import check_writable, write_text
+from wemoe.geometry import task_vector_geometry
+from wemoe.html_report import write_report
 from wemoe.info import collect
 from wemoe.stopwatch import Stopwatch
 from wemoe.suites import Scores, Suite
@@ -100,7 +102,7 @@ def compare(
     origin: Mapping[str, Any],
     resume: bool = False,
 ) -> dict[str, Any]:
-    """Run every row on a suite; write `comparison.json`, `comparison.md` and `comparison.png`.
+    """Run every row on a suite; write `comparison.json`, `comparison.md`, pictures, and all of it as `report.html`.
 
     The JSON is written anew after each row, so that an interrupt loses one row at most.
 
@@ -135,8 +137,9 @@ def compare(
         results["timings"] = watch.seconds
         _normalise(results["rows"])
         write_text(folder / RESULTS, json.dumps(results, indent=2) + "\n")
-    plot_comparison(results, folder / "comparison.png")
+    draw_pictures(results, folder)
     write_text(folder / "comparison.md", tables.markdown(results))
+    write_report(folder)
     return results
 
 
@@ -148,6 +151,7 @@ def _empty(suite: Suite, settings: CompareSettings, origin: Mapping[str, Any]) -
         "tasks": list(suite.tasks),
         "environment": collect(),
         "timings": {},
+        "geometry": task_vector_geometry(suite.base, suite.experts),
         "rows": {},
     }
 
