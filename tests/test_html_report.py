@@ -204,6 +204,9 @@ def test_corruptions_have_averages_collapses_and_histograms(page):
         assert list(lines[title(row)].values()) == [*averages, collapses]
     for name, found in results["corruptions"].items():
         lines = table(page, f"Accuracy (%) and predicted classes: {name.replace('_', ' ')}")
+        assert [cell.every("svg")[0].text for cell in lines["true labels"].values()] == [
+            parse(histogram(labels)).text for labels in results["labels"].values()
+        ]
         for row in SHIFT_ROWS:
             for task, cell in lines[title(row)].items():
                 assert cell.text.startswith(percent(found["rows"][row]["accuracy"][task]))
@@ -322,6 +325,18 @@ def test_routers_of_many_layers_are_shown_at_the_quarters(tmp_path):
         "Mean routing weights of WEMoE (match): layers by task of the data, a bar for each expert",
     )
     assert list(bars) == ["layer 1", "layer 4", "layer 7", "layer 10", "layer 12"]
+
+
+def test_experiments_that_were_interrupted_are_shown_as_far_as_they_came(tmp_path):
+    results = corruptions()
+    clean = results | {"corruptions": {"clean": results["corruptions"]["clean"]}, "collapses": {}}
+    page = page_of(tmp_path / "clean", corruptions=clean)
+    assert ids(page) == ["corruptions", "settings"]
+    lines = texts(table(page, "Average accuracy by corruption, %, and tasks that collapsed"))
+    assert list(lines["wemoe_match"]) == ["clean", "collapses"]
+    none = results | {"corruptions": {}, "collapses": {}, "reference": None}
+    page = page_of(tmp_path / "none", corruptions=none, unseen=unseen() | {"pairs": [], "mean": {}})
+    assert ids(page) == ["settings"]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ CLEAN = "clean"
 def corruptions_section(findings: Findings) -> Html | None:
     """Corrupted inputs, to adapt on and to score on."""
     held = findings.corruptions
-    if held is None:
+    if held is None or not held["corruptions"]:
         return None
     names = list(held["corruptions"])
     rows = list(next(iter(held["corruptions"].values()))["rows"])
@@ -40,11 +40,18 @@ def corruptions_section(findings: Findings) -> Html | None:
         element("h3", "Predicted classes, task by task"),
         paragraph(
             "Below each accuracy there is a bar for each class, as high as the class is often predicted. A healthy "
-            "model spreads its predictions as the experts do; a collapsed one has a single tall bar. Tasks that "
+            "model spreads its predictions as the labels are spread; a collapsed one has a single tall bar. Tasks that "
             "collapsed are marked."
         ),
         *(_details(findings, held, name, rows) for name in names),
     )
+
+
+def collapses(held: Mapping[str, Any]) -> dict[str, int]:
+    """By row, how many tasks collapsed, over all corruptions; what merges nothing cannot collapse."""
+    found = [held["corruptions"][name]["rows"] for name in corrupted(held)]
+    names = list(next(iter(held["corruptions"].values()))["rows"])
+    return {name: sum(len(rows[name]["collapsed"]) for rows in found) for name in names if name not in REFERENCES}
 
 
 def corrupted(held: Mapping[str, Any]) -> list[str]:
@@ -56,11 +63,11 @@ def _averages(findings: Findings, held: Mapping[str, Any], rows: Sequence[str], 
     merges = [row for row in rows if row not in REFERENCES]
     found = {row: [held["corruptions"][name]["rows"][row]["average"] for name in names] for row in rows}
     best = [max((found[row][index] for row in merges), default=None) for index in range(len(names))]
-    lines = []
+    lines, counts = [], collapses(held)
     for row in rows:
         pairs = zip(found[row], best, strict=True)
         cells = [Cell(percent(value), is_best=row in merges and value == top) for value, top in pairs]
-        number = held["collapses"].get(row, 0) if row in merges else None
+        number = counts.get(row)
         cells.append(Cell(MISSING if number is None else number, class_="warning" if number else None))
         lines.append(_line(findings, row, cells))
     head = ["method", *(name.replace("_", " ") for name in names), "collapses"]
@@ -71,6 +78,8 @@ def _details(findings: Findings, held: Mapping[str, Any], name: str, rows: Seque
     tasks = held["tasks"]
     found = held["corruptions"][name]["rows"]
     lines = [_line(findings, row, [_cell(found[row], task, row not in REFERENCES) for task in tasks]) for row in rows]
+    if labels := held.get("labels"):
+        lines.append(Line("true labels", [histogram(labels[task]) for task in tasks], class_="reference"))
     number = 0 if name == CLEAN else sum(len(found[row]["collapsed"]) for row in rows if row not in REFERENCES)
     title = name.replace("_", " ")
     summary = joined([title, " ", element("small", f"{counted(number, 'collapse')}") if number else ""])

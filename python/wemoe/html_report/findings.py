@@ -82,6 +82,11 @@ class Findings:
         return [results for results in held if results is not None]
 
     @property
+    def origin(self) -> Mapping[str, Any]:
+        """What the suite was made from, by the configuration."""
+        return next((results["origin"] for results in self.files if results.get("origin")), {})
+
+    @property
     def tasks(self) -> list[str]:
         """The tasks, in the order of the results."""
         return list(self.files[0]["tasks"])

@@ -33,9 +33,7 @@ def settings_section(findings: Findings) -> Html:
 def _experiment(findings: Findings) -> list[tuple[str, list[str]]]:
     first = findings.files[0]
     facts: dict[str, Any] = {"tasks": ", ".join(findings.tasks)}
-    if findings.comparison is not None:
-        origin = findings.comparison.get("origin", {})
-        facts |= {key.replace("_", " "): value for key, value in origin.items() if value and key != "tasks"}
+    facts |= {key.replace("_", " "): value for key, value in findings.origin.items() if value and key != "tasks"}
     seeds = first.get("seeds", [first["seed"]] if "seed" in first else [])
     facts |= {"seeds": listed(seeds), "steps of adaptation": first.get("steps")}
     if findings.corruptions is not None:
