@@ -36,6 +36,7 @@ ROWS = {  # label, kind, objective, level of accuracy, parameters
     "e_wemoe_match": ("E-WEMoE", "learned", "match", 0.85, 4.9e6),
     "e_wemoe_entropy": ("E-WEMoE", "learned", "entropy", 0.67, 4.9e6),
 }
+ORIGIN = {"suite": {"name": "vision8", "tasks": None}, "dtype": None}
 ENVIRONMENT = {
     "wemoe": "0.1.0",
     "python": "3.12.4",
@@ -54,7 +55,7 @@ def comparison(tasks=TASKS, rows=tuple(ROWS), seed=0):
     for row in made.values():
         row["normalised"] = sum(row["accuracy"][t] / made["individual"]["accuracy"][t] for t in tasks) / len(tasks)
     return {
-        "origin": {"suite": {"name": "vision8", "tasks": None}, "dtype": None},
+        "origin": ORIGIN,
         "seed": seed,
         "steps": 100,
         "tasks": list(tasks),
@@ -167,6 +168,7 @@ def evaluation(tasks=TASKS, rows=tuple(ROWS), seeds=(0, 1, 2)):
                 "per_sample": {batches: figure(row["average"]) for batches in ("single", "mixed")},
                 "batch_averaged": {"single": figure(row["average"] + 0.003), "mixed": figure(row["average"] - 0.15)},
                 "changed": {"per_sample": 0.0, "batch_averaged": 1234.5},
+                "samples": row["modes"]["samples"],
             },
         }
 
@@ -194,6 +196,7 @@ def unseen(tasks=TASKS):
         for row in SHIFT_ROWS
     }
     return {
+        "origin": ORIGIN,
         "tasks": list(tasks),
         "seed": 0,
         "steps": 100,
@@ -223,6 +226,7 @@ def corruptions(tasks=TASKS, names=CORRUPTIONS):
     draw = random.Random(13)
     classes = dict(zip(tasks, CLASSES, strict=False))
     found = {}
+    labels = {task: histogram(classes[task], draw) for task in tasks}
     for number, name in enumerate(("clean", *names)):
         rows = {}
         for row in SHIFT_ROWS:
@@ -239,12 +243,14 @@ def corruptions(tasks=TASKS, names=CORRUPTIONS):
     return {
         "severity": 2,
         "library": "imagecorruptions 1.1.2",
+        "origin": ORIGIN,
         "tasks": list(tasks),
         "seed": 0,
         "steps": 100,
-        "samples": 500,
-        "corruptions": found,
+        "samples": dict.fromkeys(tasks, 500),
         "classes": classes,
+        "labels": labels,
+        "corruptions": found,
         "reference": "regmean",
         "collapses": {row: sum(len(found[name]["rows"][row]["collapsed"]) for name in names) for row in SHIFT_ROWS},
         "threshold": 0.03,

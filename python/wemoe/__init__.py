@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from wemoe.configured_merge import merge
     from wemoe.drop_in import WeightEnsemblingMoE
     from wemoe.evaluation import evaluate
+    from wemoe.geometry import task_vector_geometry
+    from wemoe.geometry_plot import plot_geometry
     from wemoe.headed import with_head
     from wemoe.heads import TaskHead, frozen_head, load_heads
     from wemoe.inspection import RoutingSummary, record_routing, summarise_routing
@@ -70,6 +72,7 @@ _HOMES = {
     "merge_and_unload": "wemoe.unloading",
     "open_sources": "wemoe.merging.rules",
     "plot_first_choices": "wemoe.routing_plots",
+    "plot_geometry": "wemoe.geometry_plot",
     "plot_own_choices": "wemoe.routing_plots",
     "plot_routing": "wemoe.routing_plots",
     "plot_routing_bars": "wemoe.routing_plots",
@@ -80,6 +83,7 @@ _HOMES = {
     "summarise_routing": "wemoe.inspection",
     "sweep": "wemoe.sweeping",
     "task_arithmetic": "wemoe.merging",
+    "task_vector_geometry": "wemoe.geometry",
     "ties": "wemoe.merging",
     "upcycle": "wemoe.upcycling",
     "with_head": "wemoe.headed",
@@ -117,6 +121,7 @@ __all__ = [
     "open_sources",
     "pareto",
     "plot_first_choices",
+    "plot_geometry",
     "plot_own_choices",
     "plot_routing",
     "plot_routing_bars",
@@ -127,6 +132,7 @@ __all__ = [
     "summarise_routing",
     "sweep",
     "task_arithmetic",
+    "task_vector_geometry",
     "ties",
     "upcycle",
     "with_head",

@@ -23,7 +23,7 @@ def compare(
     """Compare all methods on one suite.
 
     Merges by every method, scores the models on test data, measures what they cost, and writes comparison.json,
-    comparison.md and comparison.png. Coefficients are searched on validation data.
+    comparison.md, pictures, and report.html with all of it. Coefficients are searched on validation data.
     """
     from wemoe.comparison.configured import run, with_choices
     from wemoe.merge_config import read_config

@@ -38,7 +38,7 @@ def run(config: MergeConfig, output: str | os.PathLike[str], resume: bool = Fals
     suite = load_suite(config, watch=watch)
     results = compare(suite, settings, output, watch=watch, origin=origin_of(config), resume=resume)
     typer.echo("\n" + tables.terminal(results))
-    typer.echo(f"\ncomparison.json, comparison.md and comparison.png are in {output}")
+    typer.echo(f"\ncomparison.json, comparison.md, pictures and report.html are in {output}")
     return results
 
 

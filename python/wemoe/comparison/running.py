@@ -13,13 +13,15 @@ from typing import Any
 from wemoe.adaptation import Adaptation
 from wemoe.comparison import tables
 from wemoe.comparison.answers import ExpertAnswers
-from wemoe.comparison.charts import plot_comparison
 from wemoe.comparison.choosing import CompareSettings, check_data
 from wemoe.comparison.making import Made, Workshop
 from wemoe.comparison.measuring import Cost, count_distinct, inference_cost, measuring
+from wemoe.comparison.pictures import draw_pictures
 from wemoe.comparison.rows import Row
 from wemoe.comparison.scoring import modes_of, score_once
 from wemoe.files import check_writable, write_text
+from wemoe.geometry import task_vector_geometry
+from wemoe.html_report import write_report
 from wemoe.info import collect
 from wemoe.stopwatch import Stopwatch
 from wemoe.suites import Scores, Suite
@@ -101,7 +103,7 @@ def compare(
     origin: Mapping[str, Any],
     resume: bool = False,
 ) -> dict[str, Any]:
-    """Run every row on a suite; write `comparison.json`, `comparison.md` and `comparison.png`.
+    """Run every row on a suite; write `comparison.json`, `comparison.md`, pictures, and all of it as `report.html`.
 
     The JSON is written anew after each row, so that an interrupt loses one row at most.
 
@@ -136,8 +138,9 @@ def compare(
         results["timings"] = watch.seconds
         _normalise(results["rows"])
         write_text(folder / RESULTS, json.dumps(results, indent=2) + "\n")
-    plot_comparison(results, folder / "comparison.png")
+    draw_pictures(results, folder)
     write_text(folder / "comparison.md", tables.markdown(results))
+    write_report(folder)
     return results
 
 
@@ -150,6 +153,7 @@ def _empty(suite: Suite, settings: CompareSettings, origin: Mapping[str, Any]) -
         "classes": {name: task.num_labels for name, task in suite.tasks.items()},
         "environment": collect(),
         "timings": {},
+        "geometry": task_vector_geometry(suite.base, suite.experts),
         "rows": {},
     }
 

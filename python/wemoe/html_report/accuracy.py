@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from wemoe.html_report.findings import Figure, Findings, Row
+from wemoe.html_report.findings import REFERENCES, Figure, Findings, Row
 from wemoe.html_report.markup import Cell, Html, Line, element, joined, paragraph, section, table
 from wemoe.html_report.numbers import listed, percent, with_spread
 
 MARKS = {None: "static", "match": "match", "entropy": "entropy", "infomax": "infomax"}
-REFERENCES = ("pretrained", "individual")
 
 
 def accuracy_section(findings: Findings) -> Html | None:
@@ -122,7 +121,7 @@ def _table(findings: Findings) -> Html:
                 )
                 for figure, highest in zip(columns[name], best, strict=True)
             ],
-            class_="reference" if row.kind == "reference" else None,
+            class_=findings.class_of(name),
         )
         for name, row in rows.items()
     ]

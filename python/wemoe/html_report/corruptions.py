@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from wemoe.html_report.findings import Findings
+from wemoe.html_report.findings import REFERENCES, Findings
 from wemoe.html_report.histograms import histogram
 from wemoe.html_report.markup import Cell, Html, Line, details, element, joined, paragraph, section, table
 from wemoe.html_report.numbers import MISSING, counted, percent
@@ -16,7 +16,7 @@ CLEAN = "clean"
 def corruptions_section(findings: Findings) -> Html | None:
     """Corrupted inputs, to adapt on and to score on."""
     held = findings.corruptions
-    if held is None:
+    if held is None or not held["corruptions"]:
         return None
     names = list(held["corruptions"])
     rows = list(next(iter(held["corruptions"].values()))["rows"])
@@ -29,7 +29,7 @@ def corruptions_section(findings: Findings) -> Html | None:
             f"Every image, those to adapt on and those to score, is corrupted at severity {held['severity']} "
             f"({held['library']}); labels take no part in adaptation. A task has collapsed where its accuracy is "
             f"more than {threshold:g} points below that of the static merge, {reference}, on the same corruption: "
-            "then the model mostly gives a few classes, whatever it is shown."
+            "often the model then gives one class or a few, whatever it is shown."
         ),
         _averages(findings, held, rows, names),
         paragraph(
@@ -40,11 +40,18 @@ def corruptions_section(findings: Findings) -> Html | None:
         element("h3", "Predicted classes, task by task"),
         paragraph(
             "Below each accuracy there is a bar for each class, as high as the class is often predicted. A healthy "
-            "model spreads its predictions as the experts do; a collapsed one has a single tall bar. Tasks that "
+            "model spreads its predictions as the labels are spread; a collapsed one has a single tall bar. Tasks that "
             "collapsed are marked."
         ),
         *(_details(findings, held, name, rows) for name in names),
     )
+
+
+def collapses(held: Mapping[str, Any]) -> dict[str, int]:
+    """By row, how many tasks collapsed, over all corruptions; what merges nothing cannot collapse."""
+    found = [held["corruptions"][name]["rows"] for name in corrupted(held)]
+    names = list(next(iter(held["corruptions"].values()))["rows"])
+    return {name: sum(len(rows[name]["collapsed"]) for rows in found) for name in names if name not in REFERENCES}
 
 
 def corrupted(held: Mapping[str, Any]) -> list[str]:
@@ -52,20 +59,15 @@ def corrupted(held: Mapping[str, Any]) -> list[str]:
     return [name for name in held["corruptions"] if name != CLEAN]
 
 
-def is_merge(row: str) -> bool:
-    """Whether a row is a merge, which alone can collapse."""
-    return row not in ("pretrained", "individual")
-
-
 def _averages(findings: Findings, held: Mapping[str, Any], rows: Sequence[str], names: Sequence[str]) -> Html:
-    merges = [row for row in rows if is_merge(row)]
+    merges = [row for row in rows if row not in REFERENCES]
     found = {row: [held["corruptions"][name]["rows"][row]["average"] for name in names] for row in rows}
     best = [max((found[row][index] for row in merges), default=None) for index in range(len(names))]
-    lines = []
+    lines, counts = [], collapses(held)
     for row in rows:
         pairs = zip(found[row], best, strict=True)
         cells = [Cell(percent(value), is_best=row in merges and value == top) for value, top in pairs]
-        number = held["collapses"].get(row, 0) if row in merges else None
+        number = counts.get(row)
         cells.append(Cell(MISSING if number is None else number, class_="warning" if number else None))
         lines.append(_line(findings, row, cells))
     head = ["method", *(name.replace("_", " ") for name in names), "collapses"]
@@ -75,8 +77,10 @@ def _averages(findings: Findings, held: Mapping[str, Any], rows: Sequence[str], 
 def _details(findings: Findings, held: Mapping[str, Any], name: str, rows: Sequence[str]) -> Html:
     tasks = held["tasks"]
     found = held["corruptions"][name]["rows"]
-    lines = [_line(findings, row, [_cell(found[row], task, is_merge(row)) for task in tasks]) for row in rows]
-    number = 0 if name == CLEAN else sum(len(found[row]["collapsed"]) for row in rows if is_merge(row))
+    lines = [_line(findings, row, [_cell(found[row], task, row not in REFERENCES) for task in tasks]) for row in rows]
+    if labels := held.get("labels"):
+        lines.append(Line("true labels", [histogram(labels[task]) for task in tasks], class_="reference"))
+    number = 0 if name == CLEAN else sum(len(found[row]["collapsed"]) for row in rows if row not in REFERENCES)
     title = name.replace("_", " ")
     summary = joined([title, " ", element("small", f"{counted(number, 'collapse')}") if number else ""])
     return details(
@@ -85,7 +89,7 @@ def _details(findings: Findings, held: Mapping[str, Any], name: str, rows: Seque
 
 
 def _line(findings: Findings, row: str, cells: Sequence[Cell]) -> Line:
-    return Line(findings.title(row), cells, class_=None if is_merge(row) else "reference")
+    return Line(findings.title(row), cells, class_=findings.class_of(row))
 
 
 def _cell(row: Mapping[str, Any], task: str, may_collapse: bool) -> Cell:

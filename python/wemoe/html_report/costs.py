@@ -16,7 +16,7 @@ def costs_section(findings: Findings) -> Html | None:
         return None
     head = ["method", "parameters", "trained", "memory, MB", "making, s", "search, s", "scoring, s", "inference"]
     lines = [
-        Line(_head(findings, name, row), _cells(row), class_="reference" if row["kind"] == "reference" else None)
+        Line(_head(findings, name, row), _cells(row), class_=findings.class_of(name))
         for name, row in findings.costs.items()
     ]
     return section(

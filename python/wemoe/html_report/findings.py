@@ -20,6 +20,7 @@ REQUIRED = {  # by file, what it must hold
 }
 RECOMMENDED_OBJECTIVE, PUBLISHED_OBJECTIVE = "match", "entropy"
 RECOMMENDED_ROW = f"wemoe_{RECOMMENDED_OBJECTIVE}"
+REFERENCES = ("pretrained", "individual")  # rows that merge nothing
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,11 @@ class Findings:
         return [results for results in held if results is not None]
 
     @property
+    def origin(self) -> Mapping[str, Any]:
+        """What the suite was made from, by the configuration."""
+        return next((results["origin"] for results in self.files if results.get("origin")), {})
+
+    @property
     def tasks(self) -> list[str]:
         """The tasks, in the order of the results."""
         return list(self.files[0]["tasks"])
@@ -102,6 +108,18 @@ class Findings:
     def title(self, name: str) -> str:
         """The title of a row, its name where no file tells more."""
         return self.rows[name].title if name in self.rows else name
+
+    def class_of(self, name: str) -> str | None:
+        """How the line of a row is marked in tables: as a reference, as the recommended one, or not at all."""
+        if name in REFERENCES:
+            return "reference"
+        recommended = RECOMMENDED_ROW if self.recommended is None else self.recommended.name
+        return "chosen" if name == recommended else None
+
+    @property
+    def best(self) -> Row | None:
+        """The merge with the highest average."""
+        return _best(row for row in self.rows.values() if row.kind != "reference")
 
     @property
     def best_static(self) -> Row | None:

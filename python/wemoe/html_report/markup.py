@@ -117,7 +117,7 @@ def table(caption: str, head: Sequence[Content], lines: Iterable[Line], class_: 
     first = element("tr", *(element("th", name, scope="col") for name in head))
     body = element(
         "table",
-        element("caption", caption),
+        element("caption", element("span", caption)),
         element("thead", first),
         element("tbody", *(line.markup() for line in lines)),
         class_=class_,

@@ -11,7 +11,7 @@ from wemoe.html_report.markup import Cell, Html, Line, paragraph, section, table
 from wemoe.html_report.numbers import MISSING, with_spread
 
 MODES = {"per_sample": "per sample", "batch_averaged": "batch-averaged"}
-BATCHES = {"single": "batches of one task", "mixed": "mixed batches"}
+BATCHES = {"single": "one task a batch", "mixed": "mixed batches"}
 
 
 def routing_modes(findings: Findings) -> dict[str, Mapping[str, Any]]:
@@ -23,12 +23,6 @@ def routing_modes(findings: Findings) -> dict[str, Mapping[str, Any]]:
     return {name: modes for name, modes in found.items() if modes}
 
 
-def samples_of(findings: Findings, name: str) -> int | None:
-    """How many test samples a row's modes were compared on; None where no file tells."""
-    modes = findings.costs.get(name, {}).get("modes")
-    return modes["samples"] if modes else None
-
-
 def modes_section(findings: Findings) -> Html | None:
     """Whether what else is in the batch matters."""
     rows = routing_modes(findings)
@@ -38,7 +32,11 @@ def modes_section(findings: Findings) -> Html | None:
     for mode in MODES.values():
         head += [f"{mode}, {batches}" for batches in BATCHES.values()] + [f"{mode}, changed"]
     lines = [
-        Line(row_head(findings.rows[name]), [cell for mode in MODES for cell in _cells(modes, mode)])
+        Line(
+            row_head(findings.rows[name]),
+            [cell for mode in MODES for cell in _cells(modes, mode)],
+            class_=findings.class_of(name),
+        )
         for name, modes in rows.items()
     ]
     return section(
@@ -60,7 +58,7 @@ def modes_section(findings: Findings) -> Html | None:
 
 
 def _out_of(findings: Findings, rows: Mapping[str, Any]) -> str:
-    samples = next((found for found in (samples_of(findings, name) for name in rows) if found is not None), None)
+    samples = next((modes["samples"] for modes in rows.values() if "samples" in modes), None)
     averaged = findings.evaluation is not None and len(findings.evaluation["seeds"]) > 1
     total = "" if samples is None else f", of {samples:,}"
     return total + (", as a mean over the seeds" if averaged else "")
@@ -75,7 +73,7 @@ def _averaged(modes: Mapping[str, Any]) -> dict[str, Any]:
         }
         for mode in MODES
     }
-    return scores | {"changed": modes["changed"]}
+    return scores | {"changed": modes["changed"], "samples": modes["samples"]}
 
 
 def _cells(modes: Mapping[str, Any], mode: str) -> list[Cell]:

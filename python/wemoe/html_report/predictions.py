@@ -20,7 +20,7 @@ def predictions_section(findings: Findings) -> Html | None:
         Line(
             row_head(findings.rows[name]) if name in findings.rows else name,
             [histogram(predictions[task]) for task in tasks],
-            class_="reference" if findings.costs[name]["kind"] == "reference" else None,
+            class_=findings.class_of(name),
         )
         for name, predictions in rows.items()
     ]

@@ -67,7 +67,7 @@ def _bars(name: str, all_tables: RoutingTables, findings: Findings) -> Html:
     ]
     scale = f"All panels have one scale, from {least:.2f} to {most:.2f}. "
     bars = table(caption, ["layer", *tables.tasks], lines, class_="panels")
-    return element("figure", bars, element("figcaption", scale, *legend))
+    return element("figure", bars, element("figcaption", scale, "Experts: ", *legend))
 
 
 def _panel(heights: Sequence[float], experts: Sequence[str], task: str, least: float, most: float) -> Html:

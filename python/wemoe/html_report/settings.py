@@ -33,9 +33,7 @@ def settings_section(findings: Findings) -> Html:
 def _experiment(findings: Findings) -> list[tuple[str, list[str]]]:
     first = findings.files[0]
     facts: dict[str, Any] = {"tasks": ", ".join(findings.tasks)}
-    if findings.comparison is not None:
-        origin = findings.comparison.get("origin", {})
-        facts |= {key.replace("_", " "): value for key, value in origin.items() if value and key != "tasks"}
+    facts |= {key.replace("_", " "): value for key, value in findings.origin.items() if value and key != "tasks"}
     seeds = first.get("seeds", [first["seed"]] if "seed" in first else [])
     facts |= {"seeds": listed(seeds), "steps of adaptation": first.get("steps")}
     if findings.corruptions is not None:
@@ -81,7 +79,8 @@ def _options(findings: Findings) -> list[Html]:
 def _told(value: Any) -> str:
     """A value from JSON in words."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_told(each)}" for key, each in value.items() if each is not None)
+        told = {key: _told(each) for key, each in value.items() if each is not None}
+        return ", ".join(text if key == "name" else f"{key.replace('_', ' ')} {text}" for key, text in told.items())
     if isinstance(value, list):
         return ", ".join(map(_told, value)) or "none"
     if isinstance(value, bool):

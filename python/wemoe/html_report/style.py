@@ -23,24 +23,28 @@ small{font-size:.8em;color:var(--soft);font-weight:400}
 .card{background:var(--panel);border-radius:.6rem;padding:.8rem 1rem}
 .card dt{color:var(--soft);font-size:.88rem}
 .card dd{margin:0;font-size:1.7rem;font-weight:650}
-.chosen{outline:2px solid var(--accent)}
-.chosen dd{color:var(--accent)}
+.card.chosen{outline:2px solid var(--accent)}
+.card.chosen dd{color:var(--accent)}
 .scroll{overflow-x:auto;margin:1rem 0;-webkit-overflow-scrolling:touch}
 table{border-collapse:collapse;font-size:.88rem;font-variant-numeric:tabular-nums;min-width:min(100%,28rem)}
 caption{text-align:left;padding:.2rem 0 .5rem;font-size:.88rem}
+caption span{display:inline-block;position:sticky;left:0;max-width:min(48rem,calc(100vw - 2.5rem))}
 th,td{padding:.28rem .6rem;border-bottom:1px solid var(--line);text-align:right;vertical-align:top;white-space:nowrap}
-thead th{color:var(--soft);font-weight:600;vertical-align:bottom;border-bottom-width:2px}
+thead th{white-space:normal;max-width:8.5rem;
+color:var(--soft);font-weight:600;vertical-align:bottom;border-bottom-width:2px}
 tbody th,thead th:first-child{text-align:left;position:sticky;left:0;background:var(--page);z-index:1}
 tbody th{font-weight:500}
+tr.chosen th{color:var(--accent);font-weight:650}
 tr.reference th,tr.reference td{color:var(--soft)}
 td.best{background:var(--best)}
 td.warning,td.warning small{color:var(--bad)}
 td.warning{background:var(--badbg)}
 td small{display:block;line-height:1.1}
-table.facts td{text-align:left;white-space:normal;overflow-wrap:anywhere}
+table.facts td,table.facts thead th{text-align:left;white-space:normal;overflow-wrap:anywhere}
 table.heatmap td{text-align:center}
 table.panels td{border:0;padding:.15rem .25rem}
 table.panels th{border:0}
+table.panels thead th:not(:first-child),table.heatmap thead th:not(:first-child){text-align:center}
 table.panels tbody th{vertical-align:middle}
 figure{margin:1.2rem 0}
 .chart{border-bottom:1px solid var(--line)}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from wemoe.html_report.corruptions import corrupted
+from wemoe.html_report.corruptions import collapses, corrupted
 from wemoe.html_report.findings import PUBLISHED_OBJECTIVE, RECOMMENDED_ROW, Findings, Row
 from wemoe.html_report.markup import Html, element, section
-from wemoe.html_report.modes import routing_modes, samples_of
+from wemoe.html_report.modes import routing_modes
 from wemoe.html_report.numbers import capitalised, counted, listed, percent, points, size
 
 
@@ -20,16 +20,11 @@ def title_of(findings: Findings) -> str:
 
 def _origin(findings: Findings) -> str | None:
     """The name of the suite, or of the base."""
-    if findings.evaluation is not None and findings.evaluation.get("suite"):
-        return _named(findings.evaluation["suite"])
-    origin = {} if findings.comparison is None else findings.comparison.get("origin", {})
-    if origin.get("suite"):
-        return _named(origin["suite"])
-    return str(origin["base_model"]).rstrip("/").rpartition("/")[2] if origin.get("base_model") else None
-
-
-def _named(suite: object) -> str:
-    return str(suite["name"]) if isinstance(suite, dict) else str(suite)
+    evaluated = {} if findings.evaluation is None else findings.evaluation
+    named = evaluated.get("suite") or findings.origin.get("suite") or findings.origin.get("base_model")
+    if isinstance(named, Mapping):
+        named = named["name"]
+    return None if named is None else str(named).rstrip("/").rpartition("/")[2]
 
 
 def summary_section(findings: Findings) -> Html | None:
@@ -97,6 +92,9 @@ def _merges(findings: Findings) -> Iterator[str]:
             f"With {PUBLISHED_OBJECTIVE}, the published objective, the same model reaches "
             f"{_score(published)}{_share(findings, published)}."
         )
+    best = findings.best
+    if best is not None and best is not routed:
+        yield f"The best merge of all is {best.title}: {_score(best)}{_share(findings, best)}."
 
 
 def _score(row: Row) -> str:
@@ -128,7 +126,7 @@ def _modes(findings: Findings) -> Iterator[str]:
     modes = None if row is None else routing_modes(findings).get(row.name)
     if row is None or modes is None:
         return
-    samples = samples_of(findings, row.name)
+    samples = modes.get("samples")
     changed = modes["changed"]
     of = "" if samples is None else f" of {samples:,}"
     averaged = modes["batch_averaged"]
@@ -161,18 +159,19 @@ def _unseen(findings: Findings) -> Iterator[str]:
 
 def _corruptions(findings: Findings) -> Iterator[str]:
     held = findings.corruptions
-    if held is None:
+    if held is None or not corrupted(held):
         return
+    counts = collapses(held)
     cases = f"{counted(len(held['tasks']), 'task')} and {counted(len(corrupted(held)), 'corruption')}"
     row, published = findings.recommended, findings.published
-    told = [each for each in (row, published) if each is not None and each.name in held["collapses"]]
-    numbers = {each.title: held["collapses"][each.name] for each in told} or held["collapses"]
+    told = [each for each in (row, published) if each is not None and each.name in counts]
+    numbers = {each.title: counts[each.name] for each in told} or counts
     yield (
         "Adapted on corrupted images, "
-        f"{listed([f'{name} collapsed {_times(number)}' for name, number in numbers.items()])}, counted over {cases} "
+        f"{listed([f'{name} {_collapsed(number)}' for name, number in numbers.items()])}, counted over {cases} "
         f"(an accuracy more than {100 * held['threshold']:g} points below {findings.title(held['reference'])})."
     )
 
 
-def _times(number: int) -> str:
-    return {0: "never", 1: "once", 2: "twice"}.get(number, f"{number} times")
+def _collapsed(number: int) -> str:
+    return {0: "never collapsed", 1: "collapsed once"}.get(number, f"collapsed {number} times")

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from wemoe.html_report.findings import Findings
+from wemoe.html_report.findings import REFERENCES, Findings
 from wemoe.html_report.markup import Cell, Html, Line, details, paragraph, section, table
-from wemoe.html_report.numbers import counted, listed, percent
-
-REFERENCES = ("pretrained", "individual")
+from wemoe.html_report.numbers import capitalised, counted, listed, percent
 
 
 def unseen_section(findings: Findings) -> Html | None:
@@ -22,14 +20,20 @@ def unseen_section(findings: Findings) -> Html | None:
         "unseen",
         "Tasks that were never seen",
         paragraph(
-            f"Two of the {len(unseen['tasks'])} tasks are left out; experts of the others are merged, adapted on "
-            "unlabeled inputs of the others alone, and then scored on all tasks. For an unseen task the pre-trained "
-            "model is what merging must not fall below, and its own expert, which took no part, is the ceiling. "
-            f"Numbers are means over {counted(len(pairs), 'pair')} of unseen tasks."
+            f"{_left_out(pairs)} of the {len(unseen['tasks'])} tasks are left out; experts of the others are merged, "
+            "adapted on unlabeled inputs of the others alone, and then scored on all tasks. For an unseen task the "
+            "pre-trained model is what merging must not fall below, and its own expert, which took no part, is the "
+            f"ceiling. Numbers are means over {counted(len(pairs), 'choice')} of unseen tasks."
         ),
         _means(findings, unseen["mean"], rows),
         *(_pair(findings, pair, rows) for pair in pairs),
     )
+
+
+def _left_out(pairs: Sequence[Mapping[str, Any]]) -> str:
+    """How many tasks are unseen at a time."""
+    numbers = {len(pair["unseen"]) for pair in pairs}
+    return capitalised({1: "one", 2: "two", 3: "three"}.get(max(numbers), "some") if len(numbers) == 1 else "some")
 
 
 def _means(findings: Findings, means: Mapping[str, Any], rows: Sequence[str]) -> Html:
@@ -70,7 +74,7 @@ def _pair(findings: Findings, pair: Mapping[str, Any], rows: Sequence[str]) -> H
 def _line(findings: Findings, name: str, cells: list[Cell]) -> Line:
     if name in REFERENCES:
         cells = [Cell(cell.content) for cell in cells]
-    return Line(findings.title(name), cells, class_="reference" if name in REFERENCES else None)
+    return Line(findings.title(name), cells, class_=findings.class_of(name))
 
 
 def _highest(rows: Sequence[str], values: Mapping[str, float]) -> float | None:
