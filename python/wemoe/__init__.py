@@ -35,9 +35,11 @@ if TYPE_CHECKING:
     from wemoe.router_files import load_routers, save_routers
     from wemoe.sparse_layers import SparseRoutedLinear
     from wemoe.sweeping import Sweep, sweep
+    from wemoe.text_towers import zero_shot_head
     from wemoe.trainer import RoutedTrainer
     from wemoe.unloading import merge_and_unload
     from wemoe.upcycling import upcycle
+    from wemoe.zero_shot import ZeroShotHead
 
 __version__ = version("wemoe")
 
@@ -53,6 +55,7 @@ _HOMES = {
     "Sweep": "wemoe.sweeping",
     "TaskHead": "wemoe.heads",
     "WeightEnsemblingMoE": "wemoe.drop_in",
+    "ZeroShotHead": "wemoe.zero_shot",
     "adamerging": "wemoe.adaptation",
     "adapt": "wemoe.adaptation",
     "average": "wemoe.merging",
@@ -83,6 +86,7 @@ _HOMES = {
     "upcycle": "wemoe.upcycling",
     "with_head": "wemoe.headed",
     "write_merged": "wemoe.merged_folders",
+    "zero_shot_head": "wemoe.text_towers",
 }
 
 __all__ = [
@@ -97,6 +101,7 @@ __all__ = [
     "Sweep",
     "TaskHead",
     "WeightEnsemblingMoE",
+    "ZeroShotHead",
     "__version__",
     "adamerging",
     "adapt",
@@ -129,6 +134,7 @@ __all__ = [
     "upcycle",
     "with_head",
     "write_merged",
+    "zero_shot_head",
 ]
 
 

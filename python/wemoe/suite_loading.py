@@ -9,19 +9,16 @@ from typing import Protocol, cast
 
 import torch
 import transformers
-from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from wemoe.data.batches import Task
 from wemoe.data.readers import TextReader, load_reader
 from wemoe.data.task_files import load_task
-from wemoe.heads import HEADS_FILE, TaskHead, read_heads, task_head
+from wemoe.heads import HEADS_FILE, Head, PooledHead, TaskHead, read_heads, task_head
 from wemoe.model_folders import backbone_of, load_base, load_model
 from wemoe.stopwatch import Stopwatch
 from wemoe.suite_config import SuiteConfig
 from wemoe.task_config import Part, TaskConfig
-
-Head = nn.Linear | TaskHead
 
 
 class SuiteSource(Protocol):
@@ -153,7 +150,7 @@ def _load_task(
     name: str, config: TaskConfig, head: Head, backbone: PreTrainedModel, processor: str, parts: Collection[Part]
 ) -> tuple[Task, Head]:
     """Load a task, and tell its head what pads texts, where the head does not know."""
-    if isinstance(head, nn.Linear):
+    if isinstance(head, PooledHead):
         reader = load_reader(processor, config, backbone.config, None)
         return load_task(name, config, reader, head.out_features, (), parts), head
     settings = head_config(head)

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from wemoe.built_in import load_tasks_of
 from wemoe.checkpoints import read_json
 from wemoe.data.batches import Task
-from wemoe.heads import HEADS_FILE, TaskHead, read_heads, task_head
+from wemoe.heads import HEADS_FILE, Head, TaskHead, read_heads, task_head
 from wemoe.loading import from_pretrained
 from wemoe.model_folders import backbone_of, load_model
 from wemoe.repositories import locate
@@ -24,7 +24,7 @@ from wemoe.suite_loading import SuiteSource, chosen_dtype, load_tasks, own_heads
 from wemoe.suites import Suite, load_suite
 from wemoe.task_config import Part
 
-Heads = Mapping[str, nn.Linear | TaskHead]
+Heads = Mapping[str, Head]
 
 
 @dataclass(frozen=True)
