@@ -16,7 +16,7 @@ from transformers import (
 
 from models import VISION, fine_tuned
 
-WORDS = ["<pad>", "<start>", "<unk>", "<end>", *"a photo of drawing the red green blue .".split()]
+WORDS = ["<pad>", "<start>", "<unk>", "<end>", *["a", "photo", "of", "drawing", "the", "red", "green", "blue", "."]]
 TEXT = {
     "vocab_size": len(WORDS),
     "hidden_size": 12,

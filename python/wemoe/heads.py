@@ -1,8 +1,8 @@
 """Task heads by name: what reads one shared model for each of its tasks.
 
 A head belongs to its task and is never merged. It is a frozen linear map or a zero-shot head, which read a pooled
-output, or all that a headed model (a `BertForSequenceClassification`, say) has beside its backbone. A checkpoint keeps heads beside the model, in a file of
-their own, so that a headless model stays loadable without them.
+output, or all that a headed model (a `BertForSequenceClassification`, say) has beside its backbone. A checkpoint keeps
+heads beside the model, in a file of their own, so that a headless model stays loadable without them.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from wemoe.built_in import Foundation, load_foundation
 from wemoe.data.batches import Batch, Labelled, Samples, ShuffledBatches, ShuffledPairs, Task
 from wemoe.data.cache import cache_folder
-from wemoe.data.task_files import ALL_PARTS
+from wemoe.data.parts import ALL_PARTS
 from wemoe.evaluation import Measured, evaluate, mean_losses
 from wemoe.experts import cached_expert
 from wemoe.head_shells import HeadShell, head_shell

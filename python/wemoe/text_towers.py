@@ -1,4 +1,4 @@
-"""Zero-shot heads: a contrastive model's text tower says what the classes of a task look like, so that no label is read.
+"""Zero-shot heads: a contrastive model's text tower says what the classes of a task look like; no label is read.
 
 Every template is encoded for every class; its features are normalised, averaged by class, and normalised again. An
 image's logits are its cosines with the classes, times the temperature that the model was trained with.
@@ -62,10 +62,35 @@ def zero_shot_head(
         features = torch.cat(
             [_encoded(towers, tokenizer, texts[start : start + TEXTS]) for start in range(0, len(texts), TEXTS)]
         )
-    by_class = F.normalize(features, dim=-1).unflatten(0, (len(classes), len(templates)))  # [C, templates, E]
+    by_class = F.normalize(features, dim=-1).view(len(classes), len(templates), -1)  # [C, templates, E]
     projection = None if _is_without_projection(model) else towers.visual_projection.weight.float()
     scale = towers.logit_scale.detach().float().exp().reshape(())
     return ZeroShotHead(F.normalize(by_class.mean(dim=1), dim=-1), scale, projection)
+
+
+class TextTowers:
+    """Models with a text tower, by name; each is loaded once, when it is first asked for."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, tuple[PreTrainedModel, PreTrainedTokenizerBase]] = {}
+
+    def head(self, name: str, key: str, classes: Sequence[str], templates: Sequence[str]) -> ZeroShotHead:
+        """Build a head as `zero_shot_head` does.
+
+        Args:
+            name: folder or repository of the model and its tokenizer.
+            key: of the configuration, which names the model, for messages.
+            classes: as in `zero_shot_head`.
+            templates: as in `zero_shot_head`.
+
+        Raises:
+            OSError: there is no such model.
+            ValueError: it has no text tower or no tokenizer.
+        """
+        if name not in self._loaded:
+            model = check_towers(load_model(name, key, torch.float32), f"{key}, {name!r},")
+            self._loaded[name] = model, load_tokenizer(name)
+        return zero_shot_head(*self._loaded[name], classes, templates)
 
 
 def check_towers(model: PreTrainedModel, label: str) -> PreTrainedModel:

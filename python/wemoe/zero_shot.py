@@ -23,6 +23,11 @@ class ZeroShotHead(nn.Module):
         self.projection = None if projection is None else _frozen(projection)
 
     @property
+    def in_features(self) -> int:
+        """D."""
+        return (self.classes if self.projection is None else self.projection).shape[1]
+
+    @property
     def out_features(self) -> int:
         """C."""
         return len(self.classes)
@@ -34,8 +39,7 @@ class ZeroShotHead(nn.Module):
 
     def extra_repr(self) -> str:
         """Tell the sizes when the module is printed."""
-        width = self.classes.shape[1] if self.projection is None else self.projection.shape[1]
-        return f"in_features={width}, out_features={self.out_features}"
+        return f"in_features={self.in_features}, out_features={self.out_features}"
 
 
 def _frozen(tensor: Tensor) -> nn.Parameter:

@@ -95,8 +95,8 @@ def load_reader(name: str, task: TaskConfig, config: PreTrainedConfig, pad_token
     Raises:
         ValueError: there is no tokenizer or processor, or texts are to be longer than the model can read.
     """
-    if task.image is not None:
-        return ImageReader(_load_processor(name), task.image)
+    if task.image_column is not None:
+        return ImageReader(_load_processor(name), task.image_column)
     tokenizer = load_tokenizer(name)
     if pad_token_id is None:
         pad_token_id = _pad_token(name, tokenizer)

@@ -135,7 +135,7 @@ def _suite_of(
     else:
         configs = {task: config for task, config in source.tasks.items() if not tasks or task in tasks}
         given = dict.fromkeys(configs, model.own) if model.own is not None else model.heads
-        lacking = [task for task, config in configs.items() if task not in given and config.head is None]
+        lacking = [task for task, config in configs.items() if task not in given and not config.has_head]
         beside = own_heads(source, lacking, watch)
         processor = source.base_model or name
         found, heads = load_tasks(configs, model.backbone, beside | dict(given), processor, [part], watch)
