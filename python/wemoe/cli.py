@@ -17,6 +17,7 @@ from wemoe.commands.merge import merge
 from wemoe.commands.methods import methods
 from wemoe.commands.pareto import pareto
 from wemoe.commands.quickstart import quickstart
+from wemoe.commands.report import report
 from wemoe.commands.unload import unload
 
 
@@ -62,7 +63,7 @@ def _options(version: _Version = False, debug: _Debug = False) -> None:
     """Merge fine-tuned transformers into one model that assembles each sample's own weights."""
 
 
-for _command in (merge, adapt, pareto, evaluate, compare, unload, methods, quickstart, data, count, info):
+for _command in (merge, adapt, pareto, evaluate, compare, report, unload, methods, quickstart, data, count, info):
     app.command()(_command)
 
 
