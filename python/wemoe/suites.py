@@ -20,7 +20,7 @@ from wemoe.data.parts import ALL_PARTS
 from wemoe.evaluation import Measured, Predicted, evaluate, mean_losses, predict_all
 from wemoe.experts import cached_expert
 from wemoe.head_shells import HeadShell, head_shell
-from wemoe.heads import Head, PooledHead
+from wemoe.heads import Head, PooledHead, read_pooled
 from wemoe.pooling import POOLINGS
 from wemoe.predictions import to_device
 from wemoe.stopwatch import Stopwatch
@@ -77,7 +77,7 @@ class Suite:
         batch = to_device(batch, next(model.parameters()).device)
         if isinstance(head, PooledHead):
             features = POOLINGS[self.tasks[task].pooling](model, batch)
-            return head(features.to(next(head.parameters()).dtype))  # type: ignore[no-any-return]
+            return read_pooled(head, features)
         backbone = cast("PreTrainedModel", model)
         shells = self._shells.setdefault(backbone, {})
         if task not in shells or not shells[task].fits(backbone):
