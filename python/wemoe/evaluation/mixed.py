@@ -62,7 +62,7 @@ def read_mixed(suite: Suite, model: nn.Module, batch: MixedBatch) -> dict[str, T
             continue
         if pooling not in features:
             features[pooling] = batch.split(POOLINGS[pooling](model, inputs))
-        logits[task] = head(features[pooling][task].to(head.weight.dtype))
+        logits[task] = head(features[pooling][task].to(next(head.parameters()).dtype))
     return logits
 
 
