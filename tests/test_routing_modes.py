@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import wemoe
 from headed import backbone, headed_experts, inputs_for
 from models import fine_tuned, randomised
-from tiny_images import CLASSES, tiny_image_suite
+from tiny_images import tiny_image_suite
 from tiny_suite import tiny_suite
 from wemoe.comparison.making import Made
 from wemoe.comparison.scoring import modes_of, score_once
@@ -221,15 +222,20 @@ def test_changed_classes_are_counted_by_hand():
 # --- heads ----------------------------------------------------------------------------------------------------------
 
 
-def test_linear_heads_share_one_run_of_the_model_a_batch():
+def test_linear_and_zero_shot_heads_share_one_run_of_the_model_a_batch():
     suite = tiny_image_suite()
+    classes = nn.functional.normalize(torch.randn(3, 16), dim=-1)
+    suite = replace(suite, heads={**suite.heads, "hues": wemoe.ZeroShotHead(classes, torch.tensor(100.0))})
     runs = []
     model = copy.deepcopy(suite.base)
     model.register_forward_hook(lambda *_: runs.append(1))
-    predict_mixed(suite, model)
+    found = predict_mixed(suite, model)
     samples = sum(len(task.test.labels) for task in suite.tasks.values())
     assert len({task.pooling for task in suite.tasks.values()}) == 1
     assert len(runs) == math.ceil(samples / min(task.batch_size for task in suite.tasks.values())) > 1
+    expected = suite.predictions(model)
+    assert all(torch.equal(found[task].classes, expected[task].classes) for task in suite.tasks)
+    assert len(set(found["hues"].classes.tolist())) > 1
 
 
 def test_ways_of_pooling_have_a_run_each():
@@ -279,6 +285,7 @@ def test_plain_models_have_classes_alone():
     made = Made(suite.experts)
     scored = score_once(suite, made)
     assert scored.accuracies == {task: suite.score(expert, [task])[task] for task, expert in suite.experts.items()}
-    assert {task: len(counts) for task, counts in scored.counts.items()} == CLASSES
+    labels = {name: task.num_labels for name, task in suite.tasks.items()}
+    assert {task: len(counts) for task, counts in scored.counts.items()} == labels
     assert scored.routing is None
     assert modes_of(suite, made, scored) is None

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from wemoe.data.batches import Batch
 from wemoe.data.mixed import MixedBatch, mixed_batches
 from wemoe.evaluation.predicted import Predicted
-from wemoe.heads import TaskHead
+from wemoe.heads import TaskHead, read_pooled
 from wemoe.modes import evaluating
 from wemoe.pooling import POOLINGS
 from wemoe.predictions import to_device
@@ -62,7 +62,7 @@ def read_mixed(suite: Suite, model: nn.Module, batch: MixedBatch) -> dict[str, T
             continue
         if pooling not in features:
             features[pooling] = batch.split(POOLINGS[pooling](model, inputs))
-        logits[task] = head(features[pooling][task].to(next(head.parameters()).dtype))
+        logits[task] = read_pooled(head, features[pooling][task])
     return logits
 
 
