@@ -93,7 +93,7 @@ def _merges(findings: Findings) -> Iterator[str]:
             f"{_score(published)}{_share(findings, published)}."
         )
     best = findings.best
-    if best is not None and best is not routed:
+    if best is not None and _mean(best) > _mean(routed):
         yield f"The best merge of all is {best.title}: {_score(best)}{_share(findings, best)}."
 
 
