@@ -74,6 +74,23 @@ def test_a_row_tells_all_that_the_table_shows(finished):
         assert bool(row["search"]) == any(isinstance(value, list) for value in row["settings"].values())
 
 
+def test_a_row_tells_what_it_predicts_and_a_routed_one_how_it_routes(finished):
+    _, results = finished
+    assert results["classes"] == {"colours": 2, "animals": 2}
+    for name, row in results["rows"].items():
+        assert {task: len(counts) for task, counts in row["predictions"].items()} == results["classes"]
+        assert all(sum(counts) == 24 for counts in row["predictions"].values())
+        if "wemoe" not in name:
+            assert row["modes"] is row["routing"] is None
+            continue
+        assert row["modes"]["per_sample"]["single"] == row["accuracy"]
+        assert row["modes"]["samples"] == 48
+        assert row["modes"]["changed"]["per_sample"] == 0
+        assert row["routing"]["samples"] == {"colours": 24, "animals": 24}
+        for layers in row["routing"]["mean"].values():
+            assert [list(weights) for weights in layers.values()] == 2 * [["colours", "animals"]]
+
+
 def test_the_normalised_average_divides_each_task_by_its_expert(finished):
     _, results = finished
     colours, animals = results["rows"]["individual"]["accuracy"].values()

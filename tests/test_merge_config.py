@@ -200,7 +200,10 @@ def test_an_empty_value_is_one_that_was_left_out():
         ),
         (
             {"tasks": {"movies": {"test": "a.txt"}}},
-            ["tasks.movies: test must end in one of .jsonl, .csv, .tsv; found 'a.txt'"],
+            [
+                "tasks.movies: test must end in one of .jsonl, .csv, .tsv, or be a folder of images, whose name has no "
+                "end; found 'a.txt'"
+            ],
         ),
         (
             {"suite": "text6"},

@@ -479,7 +479,10 @@ def test_a_head_may_be_named(folder, tmp_path, kind):
 
 
 def test_a_head_that_is_not_there_is_refused(folder, tmp_path):
-    with pytest.raises(ValueError, match=r"tasks.colours.head must name a head: no model that was given has one"):
+    with pytest.raises(
+        ValueError,
+        match=r"tasks.colours.head must name a head \(or zero_shot make one\): no model that was given has one",
+    ):
         load_suite(parse_config(bare_settings(folder, tmp_path, None), folder))
     with pytest.raises(FileNotFoundError, match=r"tasks.colours.head must be a folder or a file of heads; found none"):
         load_suite(parse_config(bare_settings(folder, tmp_path, tmp_path / "none"), folder))

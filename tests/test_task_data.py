@@ -374,8 +374,8 @@ def test_images_are_pooled_by_the_model_and_texts_by_their_mean(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "a data file for at least one of train, validation, unlabeled, test; found none"),
-        ({"test": "a.txt"}, "test must end in one of .jsonl, .csv, .tsv; found 'a.txt'"),
+        ({}, "must name data for at least one of train, validation, unlabeled, test; found none"),
+        ({"test": "a.txt"}, "test must end in one of .jsonl, .csv, .tsv, or be a folder of images, .*; found 'a.txt'"),
         ({"test": []}, "at least 1 item"),
         ({"test": "a.csv", "text": "a", "image": "b"}, "either text or image; found both"),
         ({"test": "a.csv", "adapt_on": "train"}, r"adapt_on must name a part that the task has, \['test'\]; found 'tr"),

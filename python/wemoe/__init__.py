@@ -37,9 +37,11 @@ if TYPE_CHECKING:
     from wemoe.routing_plots import plot_first_choices, plot_own_choices, plot_routing, plot_routing_bars
     from wemoe.sparse_layers import SparseRoutedLinear
     from wemoe.sweeping import Sweep, sweep
+    from wemoe.text_towers import zero_shot_head
     from wemoe.trainer import RoutedTrainer
     from wemoe.unloading import merge_and_unload
     from wemoe.upcycling import upcycle
+    from wemoe.zero_shot import ZeroShotHead
 
 __version__ = version("wemoe")
 
@@ -55,6 +57,7 @@ _HOMES = {
     "Sweep": "wemoe.sweeping",
     "TaskHead": "wemoe.heads",
     "WeightEnsemblingMoE": "wemoe.drop_in",
+    "ZeroShotHead": "wemoe.zero_shot",
     "adamerging": "wemoe.adaptation",
     "adapt": "wemoe.adaptation",
     "average": "wemoe.merging",
@@ -88,6 +91,7 @@ _HOMES = {
     "upcycle": "wemoe.upcycling",
     "with_head": "wemoe.headed",
     "write_merged": "wemoe.merged_folders",
+    "zero_shot_head": "wemoe.text_towers",
 }
 
 __all__ = [
@@ -102,6 +106,7 @@ __all__ = [
     "Sweep",
     "TaskHead",
     "WeightEnsemblingMoE",
+    "ZeroShotHead",
     "__version__",
     "adamerging",
     "adapt",
@@ -137,6 +142,7 @@ __all__ = [
     "upcycle",
     "with_head",
     "write_merged",
+    "zero_shot_head",
 ]
 
 

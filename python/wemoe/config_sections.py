@@ -78,6 +78,11 @@ def _model(name: str, info: Info) -> str:
     return "+".join(_file(part, info) if _is_local(part, folder) else part for part in parts)
 
 
+def _dataset(name: str, info: Info) -> str:
+    """Take the folder of a data set relative to the configuration's folder; a repository's name stays as it is."""
+    return _file(name, info) if _is_local(name, _folder(info)) else name
+
+
 def _is_local(name: str, folder: Path) -> bool:
     path = Path(name).expanduser()
     return path.is_absolute() or name.startswith(".") or name.count("/") > 1 or (folder / path).exists()
@@ -90,6 +95,7 @@ def _folder(info: Info) -> Path:
 
 FilePath = Annotated[str, AfterValidator(_file)]
 ModelSource = Annotated[str, AfterValidator(_model)]
+DatasetSource = Annotated[str, AfterValidator(_dataset)]
 
 
 def problems(lines: Iterable[str]) -> PydanticCustomError:

@@ -1,8 +1,8 @@
 """Task heads by name: what reads one shared model for each of its tasks.
 
-A head belongs to its task and is never merged. It is a frozen linear map, or all that a headed model (a
-`BertForSequenceClassification`, say) has beside its backbone. A checkpoint keeps heads beside the model, in a file of
-their own, so that a headless model stays loadable without them.
+A head belongs to its task and is never merged. It is a frozen linear map or a zero-shot head, which read a pooled
+output, or all that a headed model (a `BertForSequenceClassification`, say) has beside its backbone. A checkpoint keeps
+heads beside the model, in a file of their own, so that a headless model stays loadable without them.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 from wemoe.config import RoutingConfig
 from wemoe.repositories import locate
 from wemoe.safe_tensors import read_metadata, read_tensors
+from wemoe.zero_shot import ZeroShotHead
 
 HEADS_FILE = "heads.safetensors"
 Model = TypeVar("Model", bound=nn.Module)
@@ -44,7 +45,15 @@ class TaskHead:
     tensors: dict[str, Tensor]
 
 
-Heads = Mapping[str, nn.Linear | PreTrainedModel | TaskHead]
+PooledHead = nn.Linear | ZeroShotHead  # what reads one feature vector of each sample
+Head = PooledHead | TaskHead
+Heads = Mapping[str, Head | PreTrainedModel]
+
+
+def read_pooled(head: PooledHead, features: Tensor) -> Tensor:
+    """Return logits [B, C] of pooled features [B, D] of any dtype."""
+    logits: Tensor = head(features.to(next(head.parameters()).dtype))
+    return logits
 
 
 def frozen_head(weight: Tensor, bias: Tensor | None) -> nn.Linear:
@@ -112,32 +121,33 @@ def task_head(head: PreTrainedModel, model: nn.Module, label: str) -> TaskHead:
     return TaskHead(kind.__name__, head.config.to_dict(), tensors)
 
 
-def task_heads(heads: Heads, model: nn.Module) -> dict[str, nn.Linear | TaskHead]:
+def task_heads(heads: Heads, model: nn.Module) -> dict[str, Head]:
     """Check the heads of a model, plain or routed, and take from headed models what is kept of them.
 
     Raises:
-        TypeError: a head is neither a linear layer nor a headed model nor a `TaskHead`.
+        TypeError: a head is of no known kind.
         ValueError: a head's task is none of a routed model's, or a headed model does not belong to the model.
     """
     routing = cast("RoutingConfig | None", getattr(model, "routing_config", None))
     tasks = heads if routing is None else routing.tasks  # a plain model does not know its tasks
-    found: dict[str, nn.Linear | TaskHead] = {}
+    found: dict[str, Head] = {}
     for task, head in heads.items():
         label = f"heads[{task!r}]"
         if task not in tasks:
             raise ValueError(f"heads must be keyed by the model's tasks {list(tasks)}; found {task!r}")
         if isinstance(head, PreTrainedModel):
             found[task] = task_head(head, model, label)
-        elif isinstance(head, nn.Linear | TaskHead):
+        elif isinstance(head, Head):
             found[task] = head
         else:
             raise TypeError(
-                f"{label} must be an nn.Linear, a headed model or a wemoe.TaskHead; found {type(head).__name__}"
+                f"{label} must be an nn.Linear, a wemoe.ZeroShotHead, a headed model or a wemoe.TaskHead; "
+                f"found {type(head).__name__}"
             )
     return found
 
 
-def write_heads(heads: Mapping[str, nn.Linear | TaskHead], folder: Path) -> None:
+def write_heads(heads: Mapping[str, Head], folder: Path) -> None:
     """Write heads into a checkpoint folder."""
     tensors = {
         f"{task}/{name}": tensor.detach().contiguous()
@@ -159,7 +169,7 @@ def load_heads(
     revision: str | None = None,
     token: bool | str | None = None,
     local_files_only: bool = False,
-) -> dict[str, nn.Linear | TaskHead]:
+) -> dict[str, Head]:
     """Load the task heads that were saved with a model.
 
     Args:
@@ -169,7 +179,7 @@ def load_heads(
         local_files_only: whether to use what the Hub's cache holds, and ask no server.
 
     Returns:
-        By task, a frozen linear head, or the `TaskHead` of a headed model for `wemoe.with_head`.
+        By task, a frozen linear or zero-shot head, or the `TaskHead` of a headed model for `wemoe.with_head`.
 
     Raises:
         FileNotFoundError: the checkpoint holds no heads.
@@ -181,7 +191,7 @@ def load_heads(
     return read_heads(file)
 
 
-def read_heads(file: Path) -> dict[str, nn.Linear | TaskHead]:
+def read_heads(file: Path) -> dict[str, Head]:
     """Read a file of heads, as `load_heads` does.
 
     Raises:
@@ -193,7 +203,7 @@ def read_heads(file: Path) -> dict[str, nn.Linear | TaskHead]:
         task, _, name = key.rpartition("/")
         tensors.setdefault(task, {})[name] = tensor
     return {
-        task: TaskHead(tensors=found, **described[task]) if task in described else _linear_head(file, task, found)
+        task: TaskHead(tensors=found, **described[task]) if task in described else _pooled_head(file, task, found)
         for task, found in tensors.items()
     }
 
@@ -213,10 +223,15 @@ def _read_descriptions(file: Path) -> dict[str, dict[str, Any]]:
         ) from error
 
 
-def _linear_head(file: Path, task: str, found: Mapping[str, Tensor]) -> nn.Linear:
-    if not {"weight"} <= found.keys() <= {"weight", "bias"}:
-        raise ValueError(f"{str(file)!r} must hold a weight and a bias for each task; {task!r} has {sorted(found)}")
-    return frozen_head(found["weight"], found.get("bias"))
+def _pooled_head(file: Path, task: str, found: Mapping[str, Tensor]) -> PooledHead:
+    if {"weight"} <= found.keys() <= {"weight", "bias"}:
+        return frozen_head(found["weight"], found.get("bias"))
+    if {"classes", "scale"} <= found.keys() <= {"classes", "scale", "projection"}:
+        return ZeroShotHead(**found)
+    raise ValueError(
+        f"{str(file)!r} must hold a weight and a bias for each task, or classes, a scale and a projection; "
+        f"{task!r} has {sorted(found)}"
+    )
 
 
 def _kept_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -64,7 +64,7 @@ class _Recorder:
         def enter(module: nn.Module, inputs: tuple[Any, ...]) -> None:
             self._name = name
             self._samples = inputs[0].shape[0 if module.batch_first else 1]
-            self._batch_reduce = isinstance(module, RoutedMLP) and module.batch_reduce
+            self._batch_reduce = isinstance(module, RoutedMLP) and module.averages_batch
 
         return enter
 

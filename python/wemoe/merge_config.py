@@ -355,4 +355,5 @@ def _resolved(task: TaskConfig, folder: Path) -> TaskConfig:
             return tuple(map(resolve, value))
         return folder / value.expanduser() if isinstance(value, Path) else value
 
-    return task.model_copy(update={name: resolve(getattr(task, name)) for name in task.model_fields_set})
+    paths = task.model_fields_set if task.dataset is None else {"head"} & task.model_fields_set
+    return task.model_copy(update={name: resolve(getattr(task, name)) for name in paths})

@@ -29,6 +29,7 @@ from wemoe.repositories import GENERATION_FILE
 from wemoe.saving import WEIGHTS_GLOB as ROUTED_WEIGHTS_GLOB
 from wemoe.shards import Stored, write_shards
 from wemoe.stored_weights import SHARDS, skeleton_of_config
+from wemoe.towers import Tower
 from wemoe.weights import module_weights
 
 WEIGHTS_GLOB = "model*.safetensors*"
@@ -124,7 +125,7 @@ def _config(sources: Sources, dtype: torch.dtype | None) -> dict[str, Any] | Non
     if architecture is None or architecture.model_class is None:
         return None
     config = dict(architecture.config)
-    if folder is not None:
+    if folder is not None and not isinstance(sources.base, Tower):  # whose own configuration is a part of that file
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     for key in ("_name_or_path", "torch_dtype"):
         config.pop(key, None)

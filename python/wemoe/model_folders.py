@@ -14,6 +14,7 @@ from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 from transformers.utils import logging
 
 from wemoe.stored_weights import find_folder, open_stored
+from wemoe.towers import describes_tower
 
 BACKBONES = frozenset(
     name for names in MODEL_MAPPING_NAMES.values() for name in ((names,) if isinstance(names, str) else names)
@@ -50,7 +51,7 @@ def load_base(name: str, like: PreTrainedModel, dtype: torch.dtype | None = None
     """Load the backbone of a base for experts of a class.
 
     It is loaded as what the experts are, so that it has the parts that they have (a pooler, say); a head that it was
-    trained with is left out.
+    trained with is left out, and so is the text tower of a CLIP where the experts are vision towers.
 
     Args:
         name: folder or repository.
@@ -62,9 +63,9 @@ def load_base(name: str, like: PreTrainedModel, dtype: torch.dtype | None = None
         ValueError: it is of another architecture, a file is damaged or a pickle, or the files lack tensors of the
             backbone.
     """
-    model, missing = _load(name, "base_model", dtype, like=type(like))
-    path, backbone = backbone_of(model)
     _, wanted = backbone_of(like)
+    model, missing = _load(name, "base_model", dtype, like=(type(like), type(wanted)))
+    path, backbone = backbone_of(model)
     if type(backbone) is not type(wanted):
         raise ValueError(
             f"base_model must have the experts' backbone, {type(wanted).__name__}; found {type(backbone).__name__}"
@@ -98,20 +99,20 @@ def _load(
     name: str,
     label: str,
     dtype: torch.dtype | None,
-    like: type[PreTrainedModel] | None = None,
+    like: tuple[type[PreTrainedModel], type[PreTrainedModel]] | None = None,
     adapts: str | os.PathLike[str] | None = None,
 ) -> tuple[PreTrainedModel, list[str]]:
     """Load a model, and the names of the tensors that its files lack, which are random.
 
-    It is of the class `like`, where that has configurations of its kind, else of the class that it names.
+    Where `like` gives the class of other models and that of their backbones, it is of the first if that has
+    configurations of its kind, of the second if that is one of its towers; else it is of the class that it names.
     """
     adapted = None if adapts is None else find_folder(adapts, "base_model")
     with open_stored(name, label, adapted) as stored, _quiet():
         if stored.folder is None:
             raise ValueError(f"{label} must be the folder of a model, with its configuration; found the file {name!r}")
         config = cast("PreTrainedConfig", AutoConfig.from_pretrained(stored.folder))
-        is_alike = like is not None and isinstance(config, cast("type[PreTrainedConfig]", like.config_class))
-        kind = cast("type[PreTrainedModel]", like) if is_alike else _named_class(config, label)
+        kind = (None if like is None else _class_like(config, *like)) or _named_class(config, label)
         try:
             loaded: Any = kind.from_pretrained(
                 stored.folder, dtype=dtype or "auto", use_safetensors=True, output_loading_info=True
@@ -121,6 +122,15 @@ def _load(
     model, report = loaded
     model.name_or_path = model.config.name_or_path = name  # not a folder that may be gone
     return model.eval(), sorted(report["missing_keys"])
+
+
+def _class_like(
+    config: PreTrainedConfig, whole: type[PreTrainedModel], backbone: type[PreTrainedModel]
+) -> type[PreTrainedModel] | None:
+    """Return which of two classes a configuration's model can be loaded as."""
+    if isinstance(config, cast("type[PreTrainedConfig]", whole.config_class)):
+        return whole
+    return backbone if describes_tower(config, backbone) else None
 
 
 def _named_class(config: PreTrainedConfig, label: str) -> type[PreTrainedModel]:

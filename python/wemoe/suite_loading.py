@@ -9,19 +9,19 @@ from typing import Protocol, cast
 
 import torch
 import transformers
-from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from wemoe.data.batches import Task
+from wemoe.data.parts import find_parts, names_in_rows, own_names
 from wemoe.data.readers import TextReader, load_reader
 from wemoe.data.task_files import load_task
-from wemoe.heads import HEADS_FILE, TaskHead, read_heads, task_head
+from wemoe.heads import HEADS_FILE, Head, PooledHead, TaskHead, read_heads, task_head
 from wemoe.model_folders import backbone_of, load_base, load_model
 from wemoe.stopwatch import Stopwatch
 from wemoe.suite_config import SuiteConfig
-from wemoe.task_config import Part, TaskConfig
-
-Head = nn.Linear | TaskHead
+from wemoe.task_config import Part, TaskConfig, ZeroShotConfig
+from wemoe.text_towers import TextTowers
+from wemoe.zero_shot import ZeroShotHead
 
 
 class SuiteSource(Protocol):
@@ -139,12 +139,21 @@ def load_tasks(
     """
     tasks: dict[str, Task] = {}
     heads = dict(own_heads)
+    towers = TextTowers()
     for name, config in configs.items():
         with watch.stage(f"load task: {name}"):
+            if config.zero_shot is not None:
+                tasks[name], heads[name] = _zero_shot_task(
+                    name, config, config.zero_shot, backbone, processor, parts, towers
+                )
+                continue
             if config.head is not None:
                 heads[name] = _head_from(config.head, name, backbone)
             if name not in heads:
-                raise ValueError(f"tasks.{name}.head must name a head: no model that was given has one for this task")
+                raise ValueError(
+                    f"tasks.{name}.head must name a head (or zero_shot make one): no model that was given has one for "
+                    "this task"
+                )
             tasks[name], heads[name] = _load_task(name, config, heads[name], backbone, processor, parts)
     return tasks, heads
 
@@ -153,7 +162,7 @@ def _load_task(
     name: str, config: TaskConfig, head: Head, backbone: PreTrainedModel, processor: str, parts: Collection[Part]
 ) -> tuple[Task, Head]:
     """Load a task, and tell its head what pads texts, where the head does not know."""
-    if isinstance(head, nn.Linear):
+    if isinstance(head, PooledHead):
         reader = load_reader(processor, config, backbone.config, None)
         return load_task(name, config, reader, head.out_features, (), parts), head
     settings = head_config(head)
@@ -163,6 +172,32 @@ def _load_task(
     if pad_token_id is None and isinstance(reader, TextReader):
         head = replace(head, config=head.config | {"pad_token_id": reader.pad_token_id})
     return load_task(name, config, reader, len(names), names, parts), head
+
+
+def _zero_shot_task(
+    name: str,
+    config: TaskConfig,
+    zero_shot: ZeroShotConfig,
+    backbone: PreTrainedModel,
+    processor: str,
+    parts: Collection[Part],
+    towers: TextTowers,
+) -> tuple[Task, ZeroShotHead]:
+    """Load a task, and make its head of the names of its classes."""
+    told = zero_shot.classes or config.labels
+    found = find_parts(name, config, parts, knows_labels=told is not None)
+    names = told or own_names(found) or names_in_rows(found, config.label)
+    if not names:
+        raise ValueError(f"tasks.{name}.zero_shot.classes must name the classes; the labels of the data are numbers")
+    classes = zero_shot.classes or [each.replace("_", " ") for each in names]
+    key = f"tasks.{name}.zero_shot.model"
+    head = towers.head(zero_shot.model or processor, key, classes, zero_shot.templates)
+    if head.in_features != getattr(backbone.config, "hidden_size", head.in_features):
+        raise ValueError(
+            f"{key} must read what the models give, {backbone.config.hidden_size} numbers; found {head.in_features}"
+        )
+    reader = load_reader(processor, config, backbone.config, None)
+    return load_task(name, config, reader, head.out_features, names, parts, found), head
 
 
 def head_config(head: TaskHead) -> PreTrainedConfig:

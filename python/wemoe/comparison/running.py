@@ -18,6 +18,7 @@ from wemoe.comparison.making import Made, Workshop
 from wemoe.comparison.measuring import Cost, count_distinct, inference_cost, measuring
 from wemoe.comparison.pictures import draw_pictures
 from wemoe.comparison.rows import Row
+from wemoe.comparison.scoring import modes_of, score_once
 from wemoe.files import check_writable, write_text
 from wemoe.geometry import task_vector_geometry
 from wemoe.html_report import write_report
@@ -149,6 +150,7 @@ def _empty(suite: Suite, settings: CompareSettings, origin: Mapping[str, Any]) -
         "seed": settings.seed,
         "steps": settings.steps,
         "tasks": list(suite.tasks),
+        "classes": {name: task.num_labels for name, task in suite.tasks.items()},
         "environment": collect(),
         "timings": {},
         "geometry": task_vector_geometry(suite.base, suite.experts),
@@ -176,7 +178,9 @@ def _record(row: Row, shop: Workshop) -> dict[str, Any]:
     built = build(row, shop)
     models = built.made.models
     with measuring() as scoring:
-        scores = score(suite, built.made)
+        scored = score_once(suite, built.made)
+    with measuring() as comparing:
+        modes = modes_of(suite, built.made, scored)
     batches = {task: next(iter(inputs)) for task, inputs in suite.inputs("test", 8, 0).items()}
     return {
         "label": row.label,
@@ -185,13 +189,21 @@ def _record(row: Row, shop: Workshop) -> dict[str, Any]:
         "settings": dict(row.options),
         "options": built.options,
         "search": built.search,
-        "accuracy": scores,
-        "average": mean(scores),
+        "accuracy": scored.accuracies,
+        "average": mean(scored.accuracies),
         "normalised": None,  # until the experts are there
+        "predictions": scored.counts,
+        "modes": modes,
+        "routing": None if scored.routing is None else scored.routing.as_dict(),
         "parameters": count_distinct(models.values()),
         "trained_parameters": built.made.trained,
         "peak_memory": built.cost.peak_memory,
-        "seconds": {"making": built.cost.seconds, "search": built.search_seconds, "scoring": scoring.seconds},
+        "seconds": {
+            "making": built.cost.seconds,
+            "search": built.search_seconds,
+            "scoring": scoring.seconds,
+            "modes": comparing.seconds,
+        },
         "inference_cost": inference_cost(suite.base, models, batches, suite.predict),
         "adaptation": None if built.made.adaptation is None else summary(built.made.adaptation),
     }

@@ -40,8 +40,36 @@ class ImageSamples(Samples):
         return {"pixel_values": self.prepare([self.colours(row) for row in rows])}
 
 
+class ProcessedImages(ImageSamples):
+    """Images of any size, which a model's own processor prepares.
+
+    Attributes:
+        processor: the model's own, which makes them all of one size.
+    """
+
+    processor: BaseImageProcessor
+
+    def prepare(self, images: Sequence[Colours]) -> Tensor:
+        """Run the processor on some images.
+
+        Raises:
+            ValueError: the processor leaves images at different sizes.
+        """
+        prepared = [self._prepared(image) for image in images]
+        shapes = {tuple(image.shape) for image in prepared}
+        if len(shapes) != 1:
+            raise ValueError(
+                f"{type(self.processor).__name__} must make all images of a batch one size; found {sorted(shapes)}"
+            )
+        return torch.stack(prepared)
+
+    def _prepared(self, image: Colours) -> Tensor:
+        found: Tensor = self.processor(images=Image.fromarray(image), return_tensors="pt")["pixel_values"][0]
+        return found
+
+
 @dataclass(frozen=True)
-class Images(ImageSamples):
+class Images(ProcessedImages):
     """Image files; none is kept in memory.
 
     Attributes:
@@ -67,24 +95,6 @@ class Images(ImageSamples):
                 return np.asarray(image.convert("RGB"))
         except (UnidentifiedImageError, OSError) as error:
             raise ValueError(f"{str(file)!r} must be an image; found: {error}") from error
-
-    def prepare(self, images: Sequence[Colours]) -> Tensor:
-        """Run the processor on some images.
-
-        Raises:
-            ValueError: the processor leaves images at different sizes.
-        """
-        prepared = [self._prepared(image) for image in images]
-        shapes = {tuple(image.shape) for image in prepared}
-        if len(shapes) != 1:
-            raise ValueError(
-                f"{type(self.processor).__name__} must make all images of a batch one size; found {sorted(shapes)}"
-            )
-        return torch.stack(prepared)
-
-    def _prepared(self, image: Colours) -> Tensor:
-        found: Tensor = self.processor(images=Image.fromarray(image), return_tensors="pt")["pixel_values"][0]
-        return found
 
 
 @dataclass(frozen=True)

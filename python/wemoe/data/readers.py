@@ -95,15 +95,20 @@ def load_reader(name: str, task: TaskConfig, config: PreTrainedConfig, pad_token
     Raises:
         ValueError: there is no tokenizer or processor, or texts are to be longer than the model can read.
     """
-    if task.image is not None:
-        return ImageReader(_load_processor(name), task.image)
-    tokenizer = _load_tokenizer(name)
+    if task.image_column is not None:
+        return ImageReader(_load_processor(name), task.image_column)
+    tokenizer = load_tokenizer(name)
     if pad_token_id is None:
         pad_token_id = _pad_token(name, tokenizer)
     return TextReader(tokenizer, task.columns, _max_length(task, tokenizer, config), pad_token_id)
 
 
-def _load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Load a model's tokenizer.
+
+    Raises:
+        ValueError: the folder or repository has none.
+    """
     try:
         tokenizer = cast("PreTrainedTokenizerBase", AutoTokenizer.from_pretrained(name))
     except (OSError, ValueError, KeyError) as error:

@@ -18,14 +18,16 @@ class Row:
     """One sample of a data file.
 
     Attributes:
-        file: that it stands in.
-        line: its line there, from 1; the last one of a row that has several.
+        file: that it stands in; an image that is a row by itself, or the name of a data set.
+        line: its line there, from 1; the last one of a row that has several. None of an image.
         values: by column.
+        unit: what `line` counts.
     """
 
     file: Path
-    line: int
+    line: int | None
     values: Mapping[str, Any]
+    unit: str = "line"
 
     def value(self, column: str) -> Any:
         """Return what stands in a column.
@@ -50,7 +52,8 @@ class Row:
 
     def place(self, column: str) -> str:
         """Say where a column of this row is, for messages."""
-        return f"{self.file}, line {self.line}: column {column!r}"
+        place = f"{self.file}" if self.line is None else f"{self.file}, {self.unit} {self.line}"
+        return f"{place}: column {column!r}"
 
 
 def read_rows(files: Sequence[Path]) -> list[Row]:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from wemoe.built_in import load_tasks_of
 from wemoe.checkpoints import read_json
 from wemoe.data.batches import Task
-from wemoe.heads import HEADS_FILE, TaskHead, read_heads, task_head
+from wemoe.heads import HEADS_FILE, Head, TaskHead, read_heads, task_head
 from wemoe.loading import from_pretrained
 from wemoe.model_folders import backbone_of, load_model
 from wemoe.repositories import locate
@@ -24,7 +24,7 @@ from wemoe.suite_loading import SuiteSource, chosen_dtype, load_tasks, own_heads
 from wemoe.suites import Suite, load_suite
 from wemoe.task_config import Part
 
-Heads = Mapping[str, nn.Linear | TaskHead]
+Heads = Mapping[str, Head]
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def _suite_of(
     else:
         configs = {task: config for task, config in source.tasks.items() if not tasks or task in tasks}
         given = dict.fromkeys(configs, model.own) if model.own is not None else model.heads
-        lacking = [task for task, config in configs.items() if task not in given and config.head is None]
+        lacking = [task for task, config in configs.items() if task not in given and not config.has_head]
         beside = own_heads(source, lacking, watch)
         processor = source.base_model or name
         found, heads = load_tasks(configs, model.backbone, beside | dict(given), processor, [part], watch)

@@ -18,6 +18,7 @@ from wemoe.heads import TaskHead
 from wemoe.matching import match
 from wemoe.merging.signatures import Merged, Model, keeps_kind
 from wemoe.task_vectors import check_range, exact, is_finite, name_experts
+from wemoe.towers import Tower, fitting_part
 from wemoe.weights import ExpertSources, Rows, Source, Weights, open_weights
 
 Rule = Callable[[str], Tensor]  # name to merged tensor, in fp32 or better
@@ -132,7 +133,7 @@ def open_sources(
             task: stack.enter_context(open_weights(expert, f"expert_models[{task!r}]", model))
             for task, expert in named.items()
         }
-        yield Sources(opened, tuned, device)
+        yield Sources(fitting_part(opened, tuned.values()), tuned, device)
 
 
 class RowRule:
@@ -182,7 +183,9 @@ def merge(base_model: Source, expert_models: ExpertSources, make_rule: Callable[
 
 
 def merged_part(base_model: nn.Module, sources: Sources) -> nn.Module:
-    """Return what is merged of a base: all of it, or its backbone alone."""
+    """Return what is merged of a base: all of it, its backbone alone, or one of its towers."""
+    if isinstance(sources.base, Tower):
+        return base_model.get_submodule(sources.base.path)
     if sources.matching.prefix and isinstance(base_model, PreTrainedModel):
         return base_model.base_model
     return base_model
