@@ -286,6 +286,12 @@ def test_a_recommended_row_that_is_not_the_best_is_told(tmp_path):
     assert any(text.startswith("The best merge of all is RegMean") for text in found)
 
 
+def test_only_the_recommended_row_is_called_so(tmp_path):
+    names = ("pretrained", "individual", "average", "wemoe_depth0_match", "e_wemoe_match")
+    (text,) = [text for text in sentences(page_of(tmp_path, comparison=comparison(rows=names))) if "E-WEMoE" in text]
+    assert text.startswith("E-WEMoE (match), the best of the routed models that match experts, reaches")
+
+
 def test_a_recommended_row_that_is_among_the_best_is_not_set_below_them(tmp_path):
     results = comparison(rows=ROWS)
     for row in results["rows"].values():
