@@ -12,7 +12,7 @@ from tiny_suite import tiny_suite
 from wemoe.comparison import CompareSettings
 from wemoe.comparison.answers import ExpertAnswers
 from wemoe.comparison.making import Workshop
-from wemoe.comparison.running import build
+from wemoe.comparison.running import build, score
 from wemoe.off_distribution import DEFAULT_ROWS, corrupted_suite, corruptions, robustness
 from wemoe.off_distribution.scoring import chosen_rows
 
@@ -97,6 +97,27 @@ def test_the_reference_is_the_best_static_merge_on_clean_validation_data(finishe
     }
     assert sum(averages["ties"].values()) > sum(averages["task_arithmetic"].values())  # which comes first
     assert finished[1]["reference"] == "ties"
+
+
+def test_static_rows_are_made_once_and_compared_on_clean_validation_data(tmp_path, monkeypatch):
+    suite, made, compared = two_image_tasks(), [], []
+
+    def watched_build(row, shop):
+        made.append((row.label, shop.suite is suite))
+        return build(row, shop)
+
+    def watched_score(on, merged, part):
+        compared.append((on is suite, part))
+        return score(on, merged, part)
+
+    monkeypatch.setattr(robustness, "build", watched_build)
+    monkeypatch.setattr(robustness, "score", watched_score)
+    methods = {"average": {}, "task_arithmetic": {"scaling": 0.3}, "wemoe_depth0_entropy": {"steps": 1}}
+    corruptions(suite, CompareSettings(methods=methods), tmp_path, names=["contrast"])
+    static = ["pre-trained", "individual experts", "simple average", "task arithmetic"]
+    learned = [("WEMoE, depth 0", True), ("WEMoE, depth 0", False)]
+    assert sorted(made) == sorted([(label, True) for label in static] + learned)
+    assert compared == [(True, "validation")] * 2
 
 
 def test_a_task_has_collapsed_when_it_is_more_than_three_points_below_the_reference():
