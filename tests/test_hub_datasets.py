@@ -12,9 +12,6 @@ from wemoe.data.task_files import load_task
 from wemoe.merge_config import parse_config
 from wemoe.task_config import DatasetConfig, TaskConfig
 
-# dill, which hashes what a data set is made by, does not find a class of this pyarrow by name
-pytestmark = pytest.mark.filterwarnings("ignore:.*'MonthDayNano'")
-
 READER = ImageReader(ViTImageProcessorPil(size={"height": 8, "width": 8}), "image")
 COLOURS = {"red": (255, 0, 0), "green": (0, 128, 0), "blue": (0, 0, 255)}
 FEATURES = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(COLOURS))})
@@ -50,7 +47,7 @@ def source(request, monkeypatch, tmp_path):
 
 
 def task(source, num_labels=3, head_names=(), **settings):
-    config = TaskConfig.model_validate({"dataset": source, "image": "image", **settings})
+    config = TaskConfig.model_validate({"dataset": str(source), "image": "image", **settings})
     return load_task("colours", config, READER, num_labels, head_names)
 
 
@@ -120,7 +117,7 @@ def test_texts_may_be_in_a_data_set(tmp_path):
     ("settings", "message"),
     [
         ({"test": "tset"}, r"tasks.colours.test must be a split of a data set, '.*'; found 'tset': .*tset"),
-        ({"test": "test[1:1]"}, r"tasks.colours.test must hold at least one sample; found none in 'test\[1:1\]'"),
+        ({"test": "test[1:1]"}, r"tasks.colours.test must .* found .*'test\[1:1\]'"),
         ({"test": "test", "image": "picture"}, r"must have the column 'picture' of images; found \['image', 'label'\]"),
         ({"test": "test", "label": "y"}, r"test, row 0: column 'y' must be there; found the columns"),
     ],
