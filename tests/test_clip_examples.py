@@ -1,0 +1,94 @@
+"""The examples for the published CLIPs, run as they stand on tiny models and data sets of the same kinds."""
+
+import json
+
+import pytest
+import torch
+import yaml
+from typer.testing import CliRunner
+
+import wemoe
+from clip_examples import EXAMPLES, clip_example
+from wemoe.cli import app
+from wemoe.configured_merge import merge
+from wemoe.evaluation.checkpoints import evaluate_checkpoint
+from wemoe.merge_config import parse_config, read_config
+from wemoe.suites import load_suite
+
+NAMES = ("clip_vit_b32_8tasks", "clip_vit_l14_8tasks")
+TASKS = ["sun397", "cars", "resisc45", "eurosat", "svhn", "gtsrb", "mnist", "dtd"]
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def example(request, tmp_path_factory):
+    """An example's folder, and what it says."""
+    folder = tmp_path_factory.mktemp(request.param)
+    return folder, clip_example(request.param, folder)
+
+
+def test_an_example_names_what_is_published(subtests=None):
+    for name, size in zip(NAMES, ("base-patch32", "large-patch14"), strict=True):
+        config = read_config(EXAMPLES / f"{name}.yaml")
+        assert config.base_model == f"openai/clip-vit-{size}"
+        assert list(config.experts) == list(config.tasks) == TASKS
+        assert all(model.startswith(f"tanganke/clip-vit-{size}_") for model in config.experts.values())
+        named = {task: str(found.dataset) for task, found in config.tasks.items()}
+        assert named == {
+            "sun397": "tanganke/sun397",
+            "cars": "tanganke/stanford_cars",
+            "resisc45": "tanganke/resisc45",
+            "eurosat": "tanganke/eurosat",
+            "svhn": "ufldl-stanford/svhn (cropped_digits)",
+            "gtsrb": "tanganke/gtsrb",
+            "mnist": "ylecun/mnist",
+            "dtd": "tanganke/dtd",
+        }
+        classes = {task: found.zero_shot.classes for task, found in config.tasks.items()}
+        assert {task: len(names) for task, names in classes.items() if names} == {"eurosat": 10, "gtsrb": 43}
+
+
+def test_an_example_is_compared(example, tmp_path):
+    """Its own rows, few of them, for a step."""
+    folder, content = example
+    methods = {name: content["methods"][name] for name in ("average", "task_arithmetic", "wemoe_entropy")}
+    (folder / "config.yaml").write_text(yaml.safe_dump(content | {"methods": methods, "steps": 1}))
+    run = CliRunner().invoke(app, ["compare", str(folder / "config.yaml"), "--output", str(tmp_path)])
+    assert run.exit_code == 0, run.output
+    results = json.loads((tmp_path / "comparison.json").read_text())
+    assert list(results["rows"]) == ["pretrained", "individual", "average", "task_arithmetic", "wemoe_entropy"]
+    assert all(list(row["accuracy"]) == TASKS for row in results["rows"].values())
+
+
+def test_heads_are_those_of_the_text_tower(example):
+    folder, content = example
+    suite = load_suite(parse_config(content, folder), parts=("test",))
+    eurosat = content["tasks"]["eurosat"]["zero_shot"]
+    expected = wemoe.zero_shot_head(folder / "base", None, eurosat["classes"], eurosat["templates"])
+    assert torch.equal(suite.heads["eurosat"].classes, expected.classes)
+    # what the data set calls its labels, with spaces
+    expected = wemoe.zero_shot_head(
+        folder / "base", None, ["first kind", "second kind"], content["tasks"]["dtd"]["zero_shot"]["templates"]
+    )
+    assert torch.equal(suite.heads["dtd"].classes, expected.classes)
+    assert suite.tasks["gtsrb"].num_labels == suite.heads["gtsrb"].out_features == 43
+
+
+@pytest.mark.parametrize("method", ["wemoe", "regmean"])
+def test_what_an_example_merges_is_evaluated_by_itself(example, tmp_path, method):
+    """A routed and a plain model, saved with the heads; the evaluation needs neither experts nor text tower."""
+    folder, content = example
+    parameters = {"wemoe": {"steps": 1, "objective": "entropy"}, "regmean": {"examples": 2}}[method]
+    own = {key: value for key, value in content.items() if key not in ("methods", "pareto", "steps")}
+    made = merge(
+        parse_config(own | {"merge_method": method, "parameters": parameters}, folder), tmp_path / "out", progress=False
+    )
+    heads = wemoe.load_heads(tmp_path / "out")
+    assert list(heads) == TASKS
+    assert all(isinstance(head, wemoe.ZeroShotHead) for head in heads.values())
+
+    tasks = {
+        name: {key: value for key, value in task.items() if key != "zero_shot"} for name, task in own["tasks"].items()
+    }
+    alone = {key: own[key] for key in ("base_model", "models")} | {"tasks": tasks}
+    found = evaluate_checkpoint(str(tmp_path / "out"), parse_config(alone, folder), progress=False)
+    assert found["accuracy"] == made.accuracy
