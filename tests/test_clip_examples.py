@@ -71,29 +71,32 @@ def test_heads_are_those_of_the_text_tower(example):
     expected = wemoe.zero_shot_head(folder / "base", None, eurosat["classes"], eurosat["templates"])
     assert torch.equal(suite.heads["eurosat"].classes, expected.classes)
     # what the data set calls its labels, with spaces
-    expected = wemoe.zero_shot_head(
-        folder / "base", None, ["first kind", "second kind"], content["tasks"]["dtd"]["zero_shot"]["templates"]
-    )
+    templates = content["tasks"]["dtd"]["zero_shot"]["templates"]
+    expected = wemoe.zero_shot_head(folder / "base", None, ["first kind", "second kind"], templates)
     assert torch.equal(suite.heads["dtd"].classes, expected.classes)
     assert suite.tasks["gtsrb"].num_labels == suite.heads["gtsrb"].out_features == 43
 
 
-@pytest.mark.parametrize("method", ["wemoe", "regmean"])
-def test_what_an_example_merges_is_evaluated_by_itself(example, tmp_path, method):
+@pytest.mark.parametrize(("method", "name"), zip(("wemoe", "regmean"), NAMES, strict=True))
+def test_what_an_example_merges_is_evaluated_by_itself(examples, tmp_path, method, name):
     """A routed and a plain model, saved with the heads; the evaluation needs neither experts nor text tower."""
-    folder, content = example
+    folder, content = examples[name]
     parameters = {"wemoe": {"steps": 1, "objective": "entropy"}, "regmean": {"examples": 2}}[method]
-    own = {key: value for key, value in content.items() if key not in ("methods", "pareto", "steps")}
-    made = merge(
-        parse_config(own | {"merge_method": method, "parameters": parameters}, folder), tmp_path / "out", progress=False
-    )
+    own = {key: content[key] for key in ("base_model", "models", "tasks")}
+    config = parse_config(own | {"merge_method": method, "parameters": parameters}, folder)
+    made = merge(config, tmp_path / "out", progress=False)
     heads = wemoe.load_heads(tmp_path / "out")
-    assert list(heads) == TASKS
+    assert heads.keys() == set(TASKS)
     assert all(isinstance(head, wemoe.ZeroShotHead) for head in heads.values())
 
-    tasks = {
-        name: {key: value for key, value in task.items() if key != "zero_shot"} for name, task in own["tasks"].items()
-    }
-    alone = {key: own[key] for key in ("base_model", "models")} | {"tasks": tasks}
-    found = evaluate_checkpoint(str(tmp_path / "out"), parse_config(alone, folder), progress=False)
-    assert found["accuracy"] == made.accuracy
+    unnamed = {task: {k: v for k, v in said.items() if k != "zero_shot"} for task, said in own["tasks"].items()}
+    alone = parse_config(own | {"tasks": unnamed}, folder)
+    assert evaluate_checkpoint(str(tmp_path / "out"), alone, progress=False)["accuracy"] == made.accuracy
+
+
+def test_a_model_without_a_head_is_evaluated_by_the_names_of_the_classes(examples):
+    folder, content = examples["clip_vit_b32_8tasks"]
+    config = parse_config({key: content[key] for key in ("base_model", "models", "tasks")}, folder)
+    suite = load_suite(config, parts=("test",))
+    found = evaluate_checkpoint(str(folder / "dtd"), config, tasks=["dtd", "mnist"], progress=False)
+    assert found["accuracy"] == suite.score(suite.experts["dtd"], ["dtd", "mnist"])
