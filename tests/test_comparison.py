@@ -7,11 +7,14 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
+from results_folders import comparison
 from tiny_suite import tiny_suite
 from wemoe.comparison import ROWS, CompareSettings, compare, running
 from wemoe.comparison.answers import ExpertAnswers
 from wemoe.comparison.making import Workshop
+from wemoe.comparison.pictures import draw_pictures
 from wemoe.comparison.running import build, score
+from wemoe.geometry import task_vector_geometry
 from wemoe.stopwatch import Stopwatch
 from wemoe.suites import Suite
 
@@ -50,7 +53,12 @@ def test_every_row_runs_and_is_written_down(finished):
     folder, results = finished
     assert list(results["rows"]) == list(ROWS)
     assert json.loads((folder / "comparison.json").read_text()) == results
-    assert {path.name for path in folder.iterdir()} == {"comparison.json", "comparison.md", "comparison.png"}
+    routed = [name for name, row in results["rows"].items() if row.get("routing") and row["objective"] == "match"]
+    pictures = {f"{picture}_{name}.png" for picture in ("routing", "own_choices") for name in routed}
+    assert {path.name for path in folder.iterdir()} == {
+        *("comparison.json", "comparison.md", "comparison.png", "geometry.png", "report.html"),
+        *pictures,
+    }
     with Image.open(folder / "comparison.png") as image:
         image.verify()
 
@@ -64,6 +72,23 @@ def test_a_row_tells_all_that_the_table_shows(finished):
         assert row["inference_cost"] > 0
         assert (row["trained_parameters"] > 0) == (row["kind"] == "learned") == (row["adaptation"] is not None), name
         assert bool(row["search"]) == any(isinstance(value, list) for value in row["settings"].values())
+
+
+def test_a_row_tells_what_it_predicts_and_a_routed_one_how_it_routes(finished):
+    _, results = finished
+    assert results["classes"] == {"colours": 2, "animals": 2}
+    for name, row in results["rows"].items():
+        assert {task: len(counts) for task, counts in row["predictions"].items()} == results["classes"]
+        assert all(sum(counts) == 24 for counts in row["predictions"].values())
+        if "wemoe" not in name:
+            assert row["modes"] is row["routing"] is None
+            continue
+        assert row["modes"]["per_sample"]["single"] == row["accuracy"]
+        assert row["modes"]["samples"] == 48
+        assert row["modes"]["changed"]["per_sample"] == 0
+        assert row["routing"]["samples"] == {"colours": 24, "animals": 24}
+        for layers in row["routing"]["mean"].values():
+            assert [list(weights) for weights in layers.values()] == 2 * [["colours", "animals"]]
 
 
 def test_the_normalised_average_divides_each_task_by_its_expert(finished):
@@ -188,3 +213,16 @@ def test_rows_of_other_settings_are_not_kept(tmp_path, monkeypatch):
 def test_what_is_wrong_is_told_before_any_work(settings, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         CompareSettings(**settings).rows()
+
+
+def test_lengths_and_cosines_of_task_vectors_are_told(finished):
+    suite = tiny_suite()
+    assert finished[1]["geometry"] == task_vector_geometry(suite.base, suite.experts)
+
+
+def test_routed_rows_with_the_recommended_objective_are_drawn(tmp_path):
+    results = comparison(rows=("pretrained", "individual", "ties", "wemoe_match", "wemoe_entropy"), tasks=("a", "b"))
+    draw_pictures(results, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("comparison.png", "geometry.png", "routing_wemoe_match.png", "own_choices_wemoe_match.png")
+    }

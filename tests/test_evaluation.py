@@ -5,7 +5,9 @@ import torch
 from torch import nn
 
 import wemoe
-from wemoe.evaluation import mean_losses
+from tiny_suite import tiny_suite
+from wemoe.data.batches import Batch
+from wemoe.evaluation import Predicted, mean_losses, predict_all
 
 
 class Threshold(nn.Module):
@@ -55,3 +57,34 @@ def test_an_empty_task_and_other_shapes_are_refused():
         wemoe.evaluate(Threshold(), {"plain": []}, read)
     with pytest.raises(ValueError, match=r"task 'plain' gave \(2,\) answers for \(1,\) labels"):
         wemoe.evaluate(Threshold(), {"plain": [(torch.ones(2), torch.ones(1))]}, read)
+
+
+def test_predictions_are_in_the_samples_order_with_their_accuracy_and_counts():
+    model = Threshold().train()
+    batches = [
+        (Batch({"x": torch.tensor([1.0, -1.0])}, torch.tensor([2, 0])), torch.tensor([1, 0])),
+        (Batch({"x": torch.tensor([2.0])}, torch.tensor([1])), torch.tensor([0])),
+    ]
+    found = predict_all(model, {"plain": batches}, lambda model, batch, task: read(model, batch.inputs["x"], task))
+    assert found["plain"].classes.tolist() == [0, 1, 1]
+    assert found["plain"].labels.tolist() == [0, 0, 1]
+    assert found["plain"].counts == [1, 2]
+    assert found["plain"].accuracy == pytest.approx(2 / 3)
+    assert not model.seen_training
+    assert model.training
+    with pytest.raises(ValueError, match=r"batches\['plain'\] must hold at least one labelled sample"):
+        predict_all(model, {"plain": []}, read)
+
+
+def test_a_class_that_is_never_predicted_is_counted():
+    assert Predicted(torch.tensor([2, 0, 2]), torch.zeros(3), num_classes=4).counts == [1, 0, 2, 0]
+
+
+def test_a_suites_predictions_have_the_accuracy_that_it_scores():
+    suite = tiny_suite()
+    for model in (suite.base, suite.experts["colours"]):
+        found = suite.predictions(model)
+        assert {task: each.accuracy for task, each in found.items()} == suite.score(model)
+        for task, each in found.items():
+            assert torch.equal(each.labels, suite.tasks[task].test.labels)
+            assert sum(each.counts) == len(each.classes) == 24

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from wemoe.configured_merge import merge
     from wemoe.drop_in import WeightEnsemblingMoE
     from wemoe.evaluation import evaluate
+    from wemoe.geometry import task_vector_geometry
+    from wemoe.geometry_plot import plot_geometry
     from wemoe.headed import with_head
     from wemoe.heads import TaskHead, frozen_head, load_heads
     from wemoe.inspection import RoutingSummary, record_routing, summarise_routing
@@ -31,8 +33,8 @@ if TYPE_CHECKING:
     from wemoe.mlps import MLPSlots
     from wemoe.models import Family
     from wemoe.preferences import get_preference, set_preference
-    from wemoe.report import plot_first_choices, plot_routing, plot_routing_bars
     from wemoe.router_files import load_routers, save_routers
+    from wemoe.routing_plots import plot_first_choices, plot_own_choices, plot_routing, plot_routing_bars
     from wemoe.sparse_layers import SparseRoutedLinear
     from wemoe.sweeping import Sweep, sweep
     from wemoe.text_towers import zero_shot_head
@@ -72,9 +74,11 @@ _HOMES = {
     "merge": "wemoe.configured_merge",
     "merge_and_unload": "wemoe.unloading",
     "open_sources": "wemoe.merging.rules",
-    "plot_first_choices": "wemoe.report",
-    "plot_routing": "wemoe.report",
-    "plot_routing_bars": "wemoe.report",
+    "plot_first_choices": "wemoe.routing_plots",
+    "plot_geometry": "wemoe.geometry_plot",
+    "plot_own_choices": "wemoe.routing_plots",
+    "plot_routing": "wemoe.routing_plots",
+    "plot_routing_bars": "wemoe.routing_plots",
     "record_routing": "wemoe.inspection",
     "regmean": "wemoe.merging",
     "save_routers": "wemoe.router_files",
@@ -82,6 +86,7 @@ _HOMES = {
     "summarise_routing": "wemoe.inspection",
     "sweep": "wemoe.sweeping",
     "task_arithmetic": "wemoe.merging",
+    "task_vector_geometry": "wemoe.geometry",
     "ties": "wemoe.merging",
     "upcycle": "wemoe.upcycling",
     "with_head": "wemoe.headed",
@@ -121,6 +126,8 @@ __all__ = [
     "open_sources",
     "pareto",
     "plot_first_choices",
+    "plot_geometry",
+    "plot_own_choices",
     "plot_routing",
     "plot_routing_bars",
     "record_routing",
@@ -130,6 +137,7 @@ __all__ = [
     "summarise_routing",
     "sweep",
     "task_arithmetic",
+    "task_vector_geometry",
     "ties",
     "upcycle",
     "with_head",

@@ -10,12 +10,14 @@ from wemoe import __version__
 from wemoe.commands.adapt import adapt
 from wemoe.commands.compare import compare
 from wemoe.commands.count import count
+from wemoe.commands.data import data
 from wemoe.commands.evaluate import evaluate
 from wemoe.commands.info import info
 from wemoe.commands.merge import merge
 from wemoe.commands.methods import methods
 from wemoe.commands.pareto import pareto
 from wemoe.commands.quickstart import quickstart
+from wemoe.commands.report import report
 from wemoe.commands.unload import unload
 
 
@@ -61,7 +63,7 @@ def _options(version: _Version = False, debug: _Debug = False) -> None:
     """Merge fine-tuned transformers into one model that assembles each sample's own weights."""
 
 
-for _command in (merge, adapt, pareto, evaluate, compare, unload, methods, quickstart, count, info):
+for _command in (merge, adapt, pareto, evaluate, compare, report, unload, methods, quickstart, data, count, info):
     app.command()(_command)
 
 

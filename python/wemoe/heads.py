@@ -50,6 +50,12 @@ Head = PooledHead | TaskHead
 Heads = Mapping[str, Head | PreTrainedModel]
 
 
+def read_pooled(head: PooledHead, features: Tensor) -> Tensor:
+    """Return logits [B, C] of pooled features [B, D] of any dtype."""
+    logits: Tensor = head(features.to(next(head.parameters()).dtype))
+    return logits
+
+
 def frozen_head(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     """Make a head of given weight [C, D] and bias [C]; it asks for no gradients."""
     classes, width = weight.shape

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from wemoe.layers import RoutedMLP
 from wemoe.preference_layers import PreferenceLayer
 from wemoe.router_sharing import routers_of
+from wemoe.routing_tables import RoutingTables
 from wemoe.sparse_layers import SparseRoutedLinear
 
 
@@ -63,7 +64,7 @@ class _Recorder:
         def enter(module: nn.Module, inputs: tuple[Any, ...]) -> None:
             self._name = name
             self._samples = inputs[0].shape[0 if module.batch_first else 1]
-            self._batch_reduce = isinstance(module, RoutedMLP) and module.batch_reduce
+            self._batch_reduce = isinstance(module, RoutedMLP) and module.averages_batch
 
         return enter
 
@@ -103,6 +104,12 @@ class RoutingSummary:
     def first_choice(self) -> Tensor:
         """Share of the samples whose largest routing weight is each expert's, [tasks, layers, T]."""
         return self._table(lambda weights: _one_hot_of_largest(weights).mean(dim=0))
+
+    def tables(self) -> RoutingTables:
+        """Both tables, without the samples."""
+        samples = {task: len(next(iter(layers.values()))) for task, layers in self.weights.items()}
+        mean, first_choice = (table.double().numpy() for table in (self.mean(), self.first_choice()))
+        return RoutingTables(self.tasks, self.layers, self.experts, samples, mean, first_choice)
 
     def as_dict(self) -> dict[str, Any]:
         """What can be written as JSON: numbers of samples, and both tables as `table[task][layer][expert]`."""

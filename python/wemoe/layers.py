@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor
 from wemoe.mlps import Activation, LinearMap, MLPParts, linear_sizes, weight_of
 from wemoe.packed_layers import PackedLinear, frozen
 from wemoe.routers import Router, with_position
-from wemoe.routing_scope import current_scope
+from wemoe.routing_scope import current_batch_reduce, current_scope
 from wemoe.sparse_layers import SparseRoutedLinear
 from wemoe.task_vectors import stack_task_vectors
 from wemoe_ext import pack_task_vectors, routed_linear, unpack_task_vectors
@@ -223,6 +223,12 @@ class RoutedMLP(nn.Module):
             position,
         )
 
+    @property
+    def averages_batch(self) -> bool:
+        """Whether routing weights are averaged over the batch now: `batch_reduce`, or what a context says instead."""
+        chosen = current_batch_reduce()
+        return self.batch_reduce if chosen is None else chosen
+
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Map hidden states [B, N, D], or [N, B, D] without `batch_first`, to the same shape.
 
@@ -239,7 +245,7 @@ class RoutedMLP(nn.Module):
 
     def _forward(self, hidden_states: Tensor) -> Tensor:
         routing_weights = current_scope().route(self._route, hidden_states)  # [R, T], R = B or 1
-        if self.batch_reduce:
+        if self.averages_batch:
             routing_weights = routing_weights.mean(dim=0, keepdim=True)
         batched = routing_weights.shape[0] == hidden_states.shape[0]
         x = hidden_states if batched else hidden_states.reshape(1, -1, hidden_states.shape[-1])  # [R, M, D]

@@ -32,6 +32,7 @@ from wemoe.info import collect
 from wemoe.inspection import RoutingSummary, record_routing, summarise_routing
 from wemoe.loading import from_pretrained
 from wemoe.routed_classes import RoutedModule
+from wemoe.routing_plots import plot_routing
 from wemoe.stopwatch import Stopwatch
 from wemoe.suite_config import FineTuning
 from wemoe.suites import Scores, Suite, fine_tuned_suite
@@ -189,7 +190,7 @@ def _save(folder: Path, suite: Suite, model: RoutedModule) -> None:
 def _report(folder: Path, results: dict[str, Any], routing: RoutingSummary) -> None:
     """Write and print the results; the plots first, so that `results.json` tells that all is there."""
     report.plot_accuracy(results, folder / "accuracy.png")
-    report.plot_routing(routing, folder / "routing.png", data="text")
+    plot_routing(routing, folder / "routing.png", data="text")
     write_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
     typer.echo("\n" + report.format_table(results))
     typer.echo(f"\nresults.json, accuracy.png, routing.png and model/ are in {folder}")

@@ -75,9 +75,33 @@ class GeneratingAfter:
         _thread.prompt_length = self._outer
 
 
+class BatchReduce:
+    """Context in which routed MLPs average their routing weights over the batch, or do not, whatever they were made to.
+
+    Args:
+        value: whether they do.
+    """
+
+    def __init__(self, value: bool) -> None:
+        self.value = value
+
+    def __enter__(self) -> None:
+        self._outer = _thread.batch_reduce
+        _thread.batch_reduce = self.value
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        _thread.batch_reduce = self._outer
+
+
 class _Thread(threading.local):
     scope = RoutingScope()
     prompt_length: int | None = None
+    batch_reduce: bool | None = None
 
 
 _thread = _Thread()
@@ -91,3 +115,8 @@ def current_scope() -> RoutingScope:
 def current_prompt_length() -> int | None:
     """Return the length of the prompt that a model is writing after; None outside of generation."""
     return _thread.prompt_length
+
+
+def current_batch_reduce() -> bool | None:
+    """Return whether routing weights are averaged over the batch; None where routed MLPs decide for themselves."""
+    return _thread.batch_reduce

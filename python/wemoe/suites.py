@@ -17,10 +17,10 @@ from wemoe.built_in import Foundation, load_foundation
 from wemoe.data.batches import Batch, Labelled, Samples, ShuffledBatches, ShuffledPairs, Task
 from wemoe.data.cache import cache_folder
 from wemoe.data.parts import ALL_PARTS
-from wemoe.evaluation import Measured, evaluate, mean_losses
+from wemoe.evaluation import Measured, Predicted, evaluate, mean_losses, predict_all
 from wemoe.experts import cached_expert
 from wemoe.head_shells import HeadShell, head_shell
-from wemoe.heads import Head, PooledHead
+from wemoe.heads import Head, PooledHead, read_pooled
 from wemoe.pooling import POOLINGS
 from wemoe.predictions import to_device
 from wemoe.stopwatch import Stopwatch
@@ -77,7 +77,7 @@ class Suite:
         batch = to_device(batch, next(model.parameters()).device)
         if isinstance(head, PooledHead):
             features = POOLINGS[self.tasks[task].pooling](model, batch)
-            return head(features.to(next(head.parameters()).dtype))  # type: ignore[no-any-return]
+            return read_pooled(head, features)
         backbone = cast("PreTrainedModel", model)
         shells = self._shells.setdefault(backbone, {})
         if task not in shells or not shells[task].fits(backbone):
@@ -99,6 +99,15 @@ class Suite:
             ValueError: a task is unknown or has no such part.
         """
         return evaluate(model, self.batches(tasks, part, progress=progress), self.predict)
+
+    def predictions(
+        self, model: nn.Module, tasks: Iterable[str] | None = None, part: Part = "test", *, progress: bool = False
+    ) -> dict[str, Predicted]:
+        """Return what a model predicts for every sample of one part, in their order: accuracy, and count of each class.
+
+        Arguments and errors are those of `score`; the accuracies are too.
+        """
+        return predict_all(model, self.batches(tasks, part, progress=progress), self.predict)
 
     def loss(self, model: nn.Module, batch: tuple[Batch, Tensor], task: str) -> Tensor:
         """Return the mean cross-entropy of a model on a batch and its labels [B], a scalar in fp32 or fp64."""

@@ -1,7 +1,7 @@
 """``wemoe compare``: all methods on one suite, in one table."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -23,15 +23,9 @@ def compare(
     """Compare all methods on one suite.
 
     Merges by every method, scores the models on test data, measures what they cost, and writes comparison.json,
-    comparison.md and comparison.png. Coefficients are searched on validation data.
+    comparison.md, pictures, and report.html with all of it. Coefficients are searched on validation data.
     """
-    from wemoe.comparison.configured import run
+    from wemoe.comparison.configured import run, with_choices
     from wemoe.merge_config import read_config
 
-    read = read_config(config)
-    changes: dict[str, Any] = {"steps": steps, "seed": seed}
-    if methods is not None:
-        own = read.methods or {}
-        changes["methods"] = {name: own.get(name, {}) for name in map(str.strip, methods.split(","))}
-    given = {key: value for key, value in changes.items() if value is not None}
-    run(read.model_copy(update=given), output, resume)
+    run(with_choices(read_config(config), methods=methods, steps=steps, seed=seed), output, resume)

@@ -1,13 +1,13 @@
 """`wemoe count`: parameters of upcycled architectures, from shapes alone."""
 
 import json
-import re
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from wemoe.architectures import ARCHITECTURES
+from wemoe.commands.numbers import parse_numbers
 from wemoe.commands.options import Json
 from wemoe.counting import Counts
 from wemoe.counting import count as count_parameters
@@ -63,7 +63,7 @@ def count(
             modules=modules,
             published=published,
         )
-        for number in parse_tasks(tasks)
+        for number in parse_numbers(tasks, "--tasks")
     ]
     settings = {"architecture": architecture, "method": method, "router_layers": router_layers, **asdict(chosen)}
     if as_json:
@@ -73,22 +73,6 @@ def count(
         if chosen.reads == "preference":
             title += f", {counts[0].routed_modules} modules routed ({modules})"
         typer.echo(f"{title}\n\n{_table(counts)}")
-
-
-def parse_tasks(text: str) -> list[int]:
-    """Reads numbers of tasks: ``"8"``, ``"1-8"``, ``"1,3,5"`` or a mixture such as ``"1-3,8"``.
-
-    Raises:
-        ValueError: anything else, or a range that runs backwards.
-    """
-    numbers: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if first > last:
-            raise ValueError(f"--tasks must be a number (8), a range (1-8) or a list (1,3,5); found {text!r}")
-        numbers.extend(range(first, last + 1))
-    return numbers
 
 
 def _table(counts: list[Counts]) -> str:

@@ -29,16 +29,27 @@ def plot_comparison(results: Mapping[str, Any], path: str | os.PathLike[str]) ->
         results: what `wemoe.comparison.compare` returns.
         path: the PNG's file.
     """
-    rows = [row for row in results["rows"].values() if row["kind"] != "reference"]
+    plot_averages(results["rows"], heading(results), path)
+
+
+def plot_averages(rows_by_name: Mapping[str, Any], title: str, path: str | os.PathLike[str]) -> None:
+    """Draw the average of each row; where it has a `spread`, as far to both sides.
+
+    Args:
+        rows_by_name: with the base and the experts, each with `label`, `kind`, `objective` and `average`.
+        title: of the chart.
+        path: the PNG's file.
+    """
+    rows = [row for row in rows_by_name.values() if row["kind"] != "reference"]
     labels = list(dict.fromkeys(row["label"] for row in rows))
     figure = Figure(figsize=(8.5, 2.0 + 0.33 * len(labels)), layout="constrained")
     axes = figure.subplots()
-    handles = _draw_references(axes, results["rows"]) + _draw_rows(axes, rows, labels)
+    handles = _draw_references(axes, rows_by_name) + _draw_rows(axes, rows, labels)
     _write_best(axes, rows, labels)
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(max(1, len(labels)) - 0.4, -0.6)
     axes.set_xlabel("average test accuracy, %")
-    axes.set_title(heading(results), fontsize=10)
+    axes.set_title(title, fontsize=10)
     axes.grid(color="0.92")
     axes.set_axisbelow(True)
     axes.tick_params(axis="y", length=0)
@@ -73,6 +84,9 @@ def _draw_rows(axes: Axes, rows: Sequence[Mapping[str, Any]], labels: Sequence[s
             label=label,
             zorder=3,
         )
+        if row.get("spread") is not None:
+            ends = [100 * (row["average"] - row["spread"]), 100 * (row["average"] + row["spread"])]
+            axes.hlines(place, *ends, color=color, linewidth=1.8)
         handles.setdefault(label, mark)
     return list(handles.values())
 

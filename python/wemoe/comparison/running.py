@@ -13,12 +13,15 @@ from typing import Any
 from wemoe.adaptation import Adaptation
 from wemoe.comparison import tables
 from wemoe.comparison.answers import ExpertAnswers
-from wemoe.comparison.charts import plot_comparison
 from wemoe.comparison.choosing import CompareSettings, check_data
 from wemoe.comparison.making import Made, Workshop
 from wemoe.comparison.measuring import Cost, count_distinct, inference_cost, measuring
+from wemoe.comparison.pictures import draw_pictures
 from wemoe.comparison.rows import Row
+from wemoe.comparison.scoring import modes_of, score_once
 from wemoe.files import check_writable, write_text
+from wemoe.geometry import task_vector_geometry
+from wemoe.html_report import write_report
 from wemoe.info import collect
 from wemoe.stopwatch import Stopwatch
 from wemoe.suites import Scores, Suite
@@ -100,7 +103,7 @@ def compare(
     origin: Mapping[str, Any],
     resume: bool = False,
 ) -> dict[str, Any]:
-    """Run every row on a suite; write `comparison.json`, `comparison.md` and `comparison.png`.
+    """Run every row on a suite; write `comparison.json`, `comparison.md`, pictures, and all of it as `report.html`.
 
     The JSON is written anew after each row, so that an interrupt loses one row at most.
 
@@ -135,8 +138,9 @@ def compare(
         results["timings"] = watch.seconds
         _normalise(results["rows"])
         write_text(folder / RESULTS, json.dumps(results, indent=2) + "\n")
-    plot_comparison(results, folder / "comparison.png")
+    draw_pictures(results, folder)
     write_text(folder / "comparison.md", tables.markdown(results))
+    write_report(folder)
     return results
 
 
@@ -146,8 +150,10 @@ def _empty(suite: Suite, settings: CompareSettings, origin: Mapping[str, Any]) -
         "seed": settings.seed,
         "steps": settings.steps,
         "tasks": list(suite.tasks),
+        "classes": {name: task.num_labels for name, task in suite.tasks.items()},
         "environment": collect(),
         "timings": {},
+        "geometry": task_vector_geometry(suite.base, suite.experts),
         "rows": {},
     }
 
@@ -172,7 +178,9 @@ def _record(row: Row, shop: Workshop) -> dict[str, Any]:
     built = build(row, shop)
     models = built.made.models
     with measuring() as scoring:
-        scores = score(suite, built.made)
+        scored = score_once(suite, built.made)
+    with measuring() as comparing:
+        modes = modes_of(suite, built.made, scored)
     batches = {task: next(iter(inputs)) for task, inputs in suite.inputs("test", 8, 0).items()}
     return {
         "label": row.label,
@@ -181,13 +189,21 @@ def _record(row: Row, shop: Workshop) -> dict[str, Any]:
         "settings": dict(row.options),
         "options": built.options,
         "search": built.search,
-        "accuracy": scores,
-        "average": mean(scores),
+        "accuracy": scored.accuracies,
+        "average": mean(scored.accuracies),
         "normalised": None,  # until the experts are there
+        "predictions": scored.counts,
+        "modes": modes,
+        "routing": None if scored.routing is None else scored.routing.as_dict(),
         "parameters": count_distinct(models.values()),
         "trained_parameters": built.made.trained,
         "peak_memory": built.cost.peak_memory,
-        "seconds": {"making": built.cost.seconds, "search": built.search_seconds, "scoring": scoring.seconds},
+        "seconds": {
+            "making": built.cost.seconds,
+            "search": built.search_seconds,
+            "scoring": scoring.seconds,
+            "modes": comparing.seconds,
+        },
         "inference_cost": inference_cost(suite.base, models, batches, suite.predict),
         "adaptation": None if built.made.adaptation is None else summary(built.made.adaptation),
     }

@@ -29,8 +29,8 @@ def markdown(results: Mapping[str, Any]) -> str:
     tasks = results["tasks"]
     head = ["method", *tasks, "average", "normalised", "parameters", "trained", "memory, MB", "time, s", "inference"]
     rows = [[name + _searched(row), *_values(row, tasks)] for name, row in results["rows"].items()]
-    lines = [_line(head), _line(["---"] + ["---:"] * (len(head) - 1)), *map(_line, rows)]
-    return "\n".join([f"# {heading(results)}", "", _machine(results), "", *lines, "", MEASURED, ""])
+    lines = table_lines([head, *rows])
+    return "\n".join([f"# {heading(results)}", "", machine(results), "", *lines, "", MEASURED, ""])
 
 
 def heading(results: Mapping[str, Any]) -> str:
@@ -41,7 +41,8 @@ def heading(results: Mapping[str, Any]) -> str:
     return f"{merges} merges of {len(results['tasks'])} experts: {adaptation}, seed {results['seed']}"
 
 
-def _machine(results: Mapping[str, Any]) -> str:
+def machine(results: Mapping[str, Any]) -> str:
+    """One line that says what the numbers were computed with."""
     environment = results["environment"]
     cpu = environment["cpu"]
     return (
@@ -68,8 +69,11 @@ def _searched(row: Mapping[str, Any]) -> str:
     return f" ({', '.join(f'{name} {value:g}' for name, value in found.items())})" if found else ""
 
 
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def table_lines(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lay rows of as many cells out as the lines of a table in Markdown; the first row is its head."""
+    head, *others = rows
+    rule = ["---"] + ["---:"] * (len(head) - 1)
+    return [f"| {' | '.join(cells)} |" for cells in (head, rule, *others)]
 
 
 def _percent(value: float | None) -> str:

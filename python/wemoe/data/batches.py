@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
@@ -43,6 +44,10 @@ class Samples(ABC):
         """Return a batch of some of the samples."""
         return Batch(self.inputs(rows), torch.tensor(rows))
 
+    def padded(self, inputs: dict[str, Tensor], tokens: int) -> dict[str, Tensor]:
+        """Fill inputs up to a number of tokens; those of samples that have no tokens stay as they are."""
+        return inputs
+
 
 @dataclass(frozen=True)
 class Chosen(Samples):
@@ -67,6 +72,10 @@ class Chosen(Samples):
     def inputs(self, rows: list[int]) -> dict[str, Tensor]:
         """Return model inputs of some of the chosen samples, each [B, ...]."""
         return self.samples.inputs([self.rows[row] for row in rows])
+
+    def padded(self, inputs: dict[str, Tensor], tokens: int) -> dict[str, Tensor]:
+        """Fill inputs up to a number of tokens, as the samples are that these were chosen from."""
+        return self.samples.padded(inputs, tokens)
 
 
 @dataclass(frozen=True)
@@ -101,6 +110,16 @@ class Texts(Samples):
             )
             for name in self.tokens[rows[0]]
         }
+
+    def padded(self, inputs: dict[str, Tensor], tokens: int) -> dict[str, Tensor]:
+        """Fill inputs [B, N] up to a number of tokens of at least N."""
+        left = self.padding_side == "left"
+
+        def fill(name: str, found: Tensor) -> Tensor:
+            missing = tokens - found.shape[1]
+            return F.pad(found, (missing, 0) if left else (0, missing), value=self.pad_values.get(name, 0))
+
+        return {name: fill(name, found) for name, found in inputs.items()}
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from wemoe.evaluation.predicted import read_logits_of
 from wemoe.modes import evaluating
 
 Batch = TypeVar("Batch")
@@ -42,15 +43,7 @@ def _accuracy(
     task: str,
 ) -> float:
     right = total = 0
-    for batch, labels in pairs:
-        answers = predict(model, batch, task).argmax(dim=-1)
-        if answers.shape != labels.shape:
-            raise ValueError(
-                f"predict must give one row of logits per label; task {task!r} gave {tuple(answers.shape)} "
-                f"answers for {tuple(labels.shape)} labels"
-            )
-        right += int((answers == labels.to(answers.device)).sum())
+    for _, logits, labels in read_logits_of(model, pairs, predict, task):
+        right += int((logits.argmax(dim=-1) == labels.to(logits.device)).sum())
         total += labels.numel()
-    if total == 0:
-        raise ValueError(f"batches[{task!r}] must hold at least one labelled sample; found none")
     return right / total

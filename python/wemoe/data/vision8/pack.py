@@ -113,7 +113,7 @@ def load_pack(path: str | os.PathLike[str]) -> dict[str, ImageTask]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"a pack of images must be a file; found none at {str(path)!r}")
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             names = [key.removesuffix("/label_names") for key in arrays.files if key.endswith("/label_names")]
             return {name: _task(name, arrays) for name in names}
     except (KeyError, ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
