@@ -1,11 +1,13 @@
 """Routing per sample and averaged over the batch, in batches of one task and of all tasks mixed."""
 
 import copy
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import wemoe
 from headed import backbone, headed_experts, inputs_for
@@ -220,13 +222,20 @@ def test_changed_classes_are_counted_by_hand():
 # --- heads ----------------------------------------------------------------------------------------------------------
 
 
-def test_linear_heads_share_one_run_of_the_model_a_batch():
+def test_linear_and_zero_shot_heads_share_one_run_of_the_model_a_batch():
     suite = tiny_image_suite()
+    classes = nn.functional.normalize(torch.randn(3, 16), dim=-1)
+    suite = replace(suite, heads={**suite.heads, "hues": wemoe.ZeroShotHead(classes, torch.tensor(100.0))})
     runs = []
     model = copy.deepcopy(suite.base)
     model.register_forward_hook(lambda *_: runs.append(1))
-    predict_mixed(suite, model)
-    assert len(runs) == 5  # 72 samples by 16, whose three tasks have one way of pooling
+    found = predict_mixed(suite, model)
+    samples = sum(len(task.test.labels) for task in suite.tasks.values())
+    assert len({task.pooling for task in suite.tasks.values()}) == 1
+    assert len(runs) == math.ceil(samples / min(task.batch_size for task in suite.tasks.values())) > 1
+    expected = suite.predictions(model)
+    assert all(torch.equal(found[task].classes, expected[task].classes) for task in suite.tasks)
+    assert len(set(found["hues"].classes.tolist())) > 1
 
 
 def test_ways_of_pooling_have_a_run_each():
