@@ -100,3 +100,5 @@ def test_a_model_without_a_head_is_evaluated_by_the_names_of_the_classes(example
     suite = load_suite(config, parts=("test",))
     found = evaluate_checkpoint(str(folder / "dtd"), config, tasks=["dtd", "mnist"], progress=False)
     assert found["accuracy"] == suite.score(suite.experts["dtd"], ["dtd", "mnist"])
+    whole = evaluate_checkpoint(str(folder / "base"), config, tasks=["dtd", "mnist"], progress=False)  # both towers
+    assert whole["accuracy"] == suite.score(suite.base, ["dtd", "mnist"])
