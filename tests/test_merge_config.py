@@ -405,8 +405,10 @@ def test_the_schema_has_the_parameters_of_every_method():
     }  # fmt: skip
 
 
-METHODS_OF_EXAMPLES = {"mergekit": "ties", "compare": None} | dict.fromkeys(
-    ("quickstart_pair", "quickstart_three", "quickstart_six", "clip_vit_b32_8tasks", "gpt2_7tasks"), "pwemoe"
+FRONTS = ("quickstart_pair", "quickstart_three", "quickstart_six")
+FRONTS_OF_THE_HUB = ("clip_vit_b32_8tasks", "clip_vit_l14_8tasks", "gpt2_7tasks")
+METHODS_OF_EXAMPLES = {"mergekit": "ties", "compare": None, "vision8": None} | dict.fromkeys(
+    (*FRONTS, *FRONTS_OF_THE_HUB), "pwemoe"
 )
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.yaml"))
 

@@ -80,5 +80,12 @@ def describes_tower(config: PreTrainedConfig, kind: type[PreTrainedModel]) -> bo
     return not isinstance(config, wanted) and any(isinstance(part, wanted) for part in parts)
 
 
+def vision_tower(model: PreTrainedModel) -> PreTrainedModel:
+    """Return what reads the images of a model of two towers; any other model as it is."""
+    tower = getattr(model, "vision_model", None)
+    is_one_of_two = isinstance(tower, PreTrainedModel) and hasattr(model, "text_model")
+    return cast("PreTrainedModel", tower) if is_one_of_two else model
+
+
 def _config(weights: Weights) -> dict[str, Any]:
     return {} if weights.architecture is None else weights.architecture.config

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -23,6 +23,7 @@ from wemoe.suite_config import SuiteConfig
 from wemoe.suite_loading import SuiteSource, chosen_dtype, load_tasks, own_heads
 from wemoe.suites import Suite, load_suite
 from wemoe.task_config import Part
+from wemoe.towers import vision_tower
 
 Heads = Mapping[str, Head]
 
@@ -79,6 +80,8 @@ def evaluate_checkpoint(
     _check(source, tasks, part)
     with watch.stage("load model"):
         model = load_readable(name, chosen_dtype(source), device)
+    if any(config.image_column is not None for config in source.tasks.values()):
+        model = replace(model, backbone=vision_tower(model.backbone))
     suite = _suite_of(model, name, source, tasks, part, watch)
     scores = suite.score(model.backbone, part=part, progress=progress)
     return {
