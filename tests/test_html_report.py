@@ -279,10 +279,28 @@ def test_the_summary_tells_the_results_in_words(page):
 
 def test_a_recommended_row_that_is_not_the_best_is_told(tmp_path):
     results = comparison(rows=ROWS)
-    results["rows"]["wemoe_match"]["average"] = results["rows"]["regmean"]["average"] - 0.0213
+    for name, average in {"regmean": 0.8, "wemoe_match": 0.7787, "adamerging_match": 0.7, "wemoe_entropy": 0.7}.items():
+        results["rows"][name]["average"] = average
     found = sentences(page_of(tmp_path, comparison=results))
     assert any("2.1 points below RegMean" in text for text in found)
-    assert any(text.startswith("The best merge of all is") for text in found)
+    assert any(text.startswith("The best merge of all is RegMean") for text in found)
+
+
+def test_only_the_recommended_row_is_called_so(tmp_path):
+    names = ("pretrained", "individual", "average", "wemoe_depth0_match", "e_wemoe_match")
+    (text,) = [text for text in sentences(page_of(tmp_path, comparison=comparison(rows=names))) if "E-WEMoE" in text]
+    assert text.startswith("E-WEMoE (match), the best of the routed models that match experts, reaches")
+
+
+def test_a_recommended_row_that_is_among_the_best_is_not_set_below_them(tmp_path):
+    results = comparison(rows=ROWS)
+    for row in results["rows"].values():
+        row["average"] = 1.0
+    page = page_of(tmp_path, comparison=results)
+    assert not any(text.startswith("The best merge of all is") for text in sentences(page))
+    assert any("as high as RegMean" in text for text in sentences(page))
+    scale = [tick.text for tick in page.every("figure")[0].having(**{"class": "track axis"})[0].every("span")]
+    assert scale == ["95", "100"]
 
 
 # What is missing

@@ -3,27 +3,21 @@
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
-from PIL import Image
 from transformers import (
-    CLIPConfig,
-    CLIPModel,
     CLIPVisionModel,
     GPT2ForSequenceClassification,
     GPT2LMHeadModel,
     GPT2Model,
-    ViTImageProcessorPil,
 )
 
-import wemoe
+from clip_examples import clip_example
 from headed import with_labels
-from models import VISION, fine_tuned
+from models import fine_tuned
 from task_folders import write_jsonl
-from tiny_families import CLIP_TEXT, FAMILIES
+from tiny_families import FAMILIES
 from tiny_texts import WORDS, tiny_base
 from wemoe.configured_pareto import pareto
-from wemoe.heads import write_heads
 from wemoe.merge_config import parse_config
 from wemoe.suites import load_suite
 from wemoe.unloaded_folders import unload_folder
@@ -64,28 +58,8 @@ def gpt2(folder, content):
 
 
 def clip(folder, content):
-    """CLIP's vision tower as the base, others as experts, heads in a file of their own, and images in files."""
-    whole = CLIPModel(CLIPConfig(vision_config=VISION, text_config=CLIP_TEXT, projection_dim=8))
-    fine_tuned(whole, seed=0).save_pretrained(folder / "clip")
-    base = CLIPVisionModel.from_pretrained(folder / "clip")
-    base.save_pretrained(folder / "base")
-    ViTImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(folder / "base")
-    (folder / "images").mkdir()
-    for colour in ("red", "green", "blue", "white"):
-        Image.new("RGB", (9, 9), colour).save(folder / "images" / f"{colour}.png")
-    heads = {}
-    for seed, task in enumerate(content["tasks"], start=1):
-        fine_tuned(base, seed).save_pretrained(folder / task)
-        heads[task] = wemoe.frozen_head(torch.randn(2, 16), torch.zeros(2))
-        (folder / "data" / task).mkdir(parents=True)
-        rows = [
-            {"image": f"../../images/{colour}.png", "label": row % 2}
-            for row, colour in enumerate(("red", "green", "blue", "white"))
-        ]
-        for part in PARTS:
-            write_jsonl(folder / "data" / task / f"{part}.jsonl", rows)
-    (folder / "heads").mkdir()
-    write_heads(heads, folder / "heads")
+    """CLIP with both towers as the base, vision towers as experts, and images in data sets."""
+    content["tasks"] = clip_example("clip_vit_b32_8tasks", folder)["tasks"]
 
 
 @pytest.mark.parametrize("modules", ["mlp", "all"])

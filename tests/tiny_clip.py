@@ -30,9 +30,9 @@ TEXT = {
 }
 
 
-def tiny_tokenizer():
+def tiny_tokenizer(words=WORDS):
     """A tokenizer of whole words, with CLIP's frame of tokens around each text."""
-    tokenizer = Tokenizer(WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>"))
+    tokenizer = Tokenizer(WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = Whitespace()
     tokenizer.post_processor = TemplateProcessing(
         single="<start> $A <end>", special_tokens=[("<start>", 1), ("<end>", 3)]
@@ -41,11 +41,11 @@ def tiny_tokenizer():
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
 
 
-def tiny_clip():
+def tiny_clip(**text):
     """A CLIP whose weights are far enough from zero that texts and images differ."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        config = CLIPConfig(vision_config=VISION, text_config=TEXT, projection_dim=8)
+        config = CLIPConfig(vision_config=VISION, text_config=TEXT | text, projection_dim=8)
         return fine_tuned(CLIPModel(config).eval(), seed=0, size=0.3)
 
 
@@ -57,10 +57,10 @@ def tiny_siglip():
         return fine_tuned(SiglipModel(config).eval(), seed=0, size=0.3)
 
 
-def save_clip(folder, model=None):
+def save_clip(folder, model=None, words=WORDS):
     """Save a CLIP as the Hub has it: both towers, tokenizer and image processor; return the model."""
     model = model or tiny_clip()
     model.save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
+    tiny_tokenizer(words).save_pretrained(folder)
     ViTImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(folder)
     return model

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import get_repo_discussions, snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # it is in their documentation
 
 GENERATION_FILE = "generation_config.json"
+CONVERTER = "SFconvertbot"  # of the Hub, and the title of its pull requests, which transformers looks for too
+CONVERTED = "Adding `safetensors` variant of this model"
 
 
 def locate(
@@ -41,6 +43,21 @@ def locate(
             f"{name!r} must be a folder or a repository of the Hub; found neither: {error}"
         ) from error
     return Path(folder)
+
+
+def converted_revision(name: str | os.PathLike[str]) -> str | None:
+    """Return the revision in which the Hub's own converter offers a repository's pickle as safetensors, if it does.
+
+    Old repositories have nothing but a pickle on their main branch, and the offer as an open pull request.
+    """
+    if not isinstance(name, str) or Path(name).exists() or not _may_be_repository(name):
+        return None
+    try:
+        offers = list(get_repo_discussions(name, author=CONVERTER, discussion_type="pull_request"))
+    except Exception:  # whatever a connection raises: without the offer, the files that are there tell what is wrong
+        return None
+    fitting = (each for each in offers if (each.author, each.title, each.status) == (CONVERTER, CONVERTED, "open"))
+    return next((each.git_reference for each in fitting), None)
 
 
 def _may_be_repository(name: str) -> bool:

@@ -21,7 +21,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
 
 from wemoe.provenance import public_name
-from wemoe.repositories import locate
+from wemoe.repositories import converted_revision, locate
 from wemoe.safe_tensors import StoredTensors
 from wemoe.skeletons import without_weights
 from wemoe.weights import Rows, Weights, architecture_of, module_weights
@@ -97,10 +97,14 @@ def open_stored(source: str | os.PathLike[str], label: str, base: nn.Module | Pa
 def find_folder(source: str | os.PathLike[str], label: str) -> Path:
     """Return where a checkpoint is on this machine, downloaded if it is a repository of the Hub.
 
+    Of a repository that has no safetensors, what the Hub's converter has made of it is taken.
+
     Raises:
         FileNotFoundError: there is none.
     """
     path = locate(source, DOWNLOADS, revision=None, token=None, local_files_only=False)
+    if path.is_dir() and not any(path.glob("*.safetensors")) and (revision := converted_revision(source)) is not None:
+        path = locate(source, DOWNLOADS, revision=revision, token=None, local_files_only=False)
     if not path.exists():
         raise FileNotFoundError(f"{label} must be a folder or a repository of the Hub; found neither at {str(path)!r}")
     return path

@@ -51,12 +51,12 @@ class Pretraining:
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     seed: Annotated[int, Field(ge=0)] = 0
-    steps: _Count = 800
+    steps: _Count = 1600
     per_task: _Count = 12
     learning_rate: _Positive = 1e-3
     weight_decay: _Share = 0.05
     max_gradient_norm: _Positive = 1.0
-    shift: Annotated[int, Field(ge=0)] = 3
+    shift: Annotated[int, Field(ge=0)] = 2
     width: Annotated[int, Field(ge=1)] = 192
     layers: _Count = 6
     patch_size: Annotated[int, Field(ge=1, le=32)] = 8
@@ -121,7 +121,7 @@ class VisionSuite(SuiteConfig):
     name: Literal["vision8"] = "vision8"
     pack: FilePath | None = None
     pretraining: Pretraining = Pretraining()
-    fine_tuning: FineTuning = FineTuning(epochs=15, learning_rate=5e-4, batch_size=64, weight_decay=0.05)
+    fine_tuning: FineTuning = FineTuning(epochs=16, learning_rate=3e-4, batch_size=64, weight_decay=0.05, shift=2)
 
 
 SUITES: Mapping[str, type[SuiteConfig]] = {"text6": TextSuite, "vision8": VisionSuite}

@@ -109,6 +109,8 @@ class TaskConfig(BaseModel):
         max_length: number of tokens that texts are cut to; by default as many as the tokenizer says the model takes,
             but no more than 512.
         batch_size: of scoring.
+        samples: how many of each part are taken at most, a number or one by part: drawn at random, the same ones each
+            time, since files are often sorted by label.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -128,11 +130,17 @@ class TaskConfig(BaseModel):
     pooling: Pooling | None = None
     max_length: int | None = Field(default=None, ge=1)
     batch_size: int = Field(default=64, ge=1)
+    samples: dict[Part, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
 
     @field_validator("dataset", mode="before")
     @classmethod
     def _name_dataset(cls, found: Any) -> Any:
         return {"name": found} if isinstance(found, str) else found
+
+    @field_validator("samples", mode="before")
+    @classmethod
+    def _of_each_part(cls, found: Any) -> Any:
+        return dict.fromkeys(PARTS, found) if isinstance(found, int) and not isinstance(found, bool) else found
 
     @model_validator(mode="after")
     def _check(self) -> TaskConfig:

@@ -8,10 +8,9 @@ from typing import Any
 
 from wemoe.comparison.charts import plot_comparison
 from wemoe.geometry_plot import plot_geometry
+from wemoe.html_report.findings import is_recommended
 from wemoe.routing_plots import plot_own_choices, plot_routing_bars
 from wemoe.routing_tables import RoutingTables
-
-RECOMMENDED = "match"  # the objective whose routed rows are drawn
 
 
 def draw_pictures(results: Mapping[str, Any], folder: Path) -> None:
@@ -25,7 +24,7 @@ def draw_pictures(results: Mapping[str, Any], folder: Path) -> None:
     plot_comparison(results, folder / "comparison.png")
     plot_geometry(results["geometry"], folder / "geometry.png")
     for name, row in results["rows"].items():
-        if row.get("routing") and row["objective"] == RECOMMENDED:
+        if row.get("routing") and is_recommended(row["objective"]):
             tables = RoutingTables.from_dict(row["routing"])
             plot_routing_bars(tables.some_layers(), folder / f"routing_{name}.png")
             plot_own_choices(tables, folder / f"own_choices_{name}.png")

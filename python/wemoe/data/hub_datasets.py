@@ -42,9 +42,11 @@ class Split:
         values = {column: list(self.data[column]) for column in chosen}
         if names:
             values[label] = [names[number] if _is_number(number, names) else number for number in values[label]]
-        lines = zip(*values.values(), strict=True)
         file = Path(self.title)
-        return [Row(file, number, dict(zip(chosen, line, strict=True)), "row") for number, line in enumerate(lines)]
+        return [
+            Row(file, number, {column: found[number] for column, found in values.items()}, "row")
+            for number in range(len(self.data))
+        ]
 
 
 @dataclass(frozen=True)

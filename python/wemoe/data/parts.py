@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import torch
 
 from wemoe.data.batches import Samples
 from wemoe.data.hub_datasets import DatasetImages, Split, load_split
@@ -31,6 +33,16 @@ class Found:
     rows: Sequence[Row]
     names: tuple[str, ...] = ()
     split: Split | None = None
+
+    def at_most(self, count: int | None) -> Found:
+        """Return some of the rows, the same ones each time, drawn at random; all of them where there are no more."""
+        if count is None or count >= len(self.rows):
+            return self
+        drawn = (
+            torch.randperm(len(self.rows), generator=torch.Generator().manual_seed(0))[:count].sort().values.tolist()
+        )
+        split = None if self.split is None else replace(self.split, data=self.split.data.select(drawn))
+        return Found([self.rows[row] for row in drawn], self.names, split)
 
     def samples(self, reader: Reader) -> Samples:
         """Return the samples; errors are those of the reader."""
@@ -78,8 +90,16 @@ def _find(name: str, config: TaskConfig, part: Part) -> Found | None:
     sources: tuple[Path, ...] | None = getattr(config, part)
     if sources is None:
         return None
-    if config.dataset is not None:
-        return _find_split(config, config.dataset, "+".join(map(str, sources)), f"tasks.{name}.{part}")
+    key = f"tasks.{name}.{part}"
+    found = (
+        _find_rows(config, sources, part)
+        if config.dataset is None
+        else _find_split(config, config.dataset, "+".join(map(str, sources)), key)
+    )
+    return found.at_most(config.samples.get(part))
+
+
+def _find_rows(config: TaskConfig, sources: Sequence[Path], part: Part) -> Found:
     rows = [row for source in sources for row in _rows_of(source, config, part)]
     folders = [source for each in LABELLED for source in getattr(config, each) or () if not source.suffix]
     return Found(rows, class_names(folders))

@@ -51,7 +51,7 @@ def _chart(rows: Mapping[str, Row]) -> Html:
     lines = {name: rows[name].average.mean for name in REFERENCES if name in rows}
     values = [value for value in (*(row.average.mean for row in shown), *lines.values()) if value is not None]
     low, high = math.floor(20 * min(values)) / 20, math.ceil(20 * max(values)) / 20
-    high = max(high, low + 0.05)
+    low = min(low, high - 0.05)
 
     def place(value: float) -> str:
         return f"left:{100 * (value - low) / (high - low):.2f}%"

@@ -12,7 +12,7 @@ from wemoe.routing_tables import RoutingTables, layer_titles
 
 COLORS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf")
 HEIGHT = 40
-BAR = 8
+WIDEST = 72  # of a panel's bars together, where there are many
 
 
 def routing_section(findings: Findings) -> Html | None:
@@ -72,30 +72,31 @@ def _bars(name: str, all_tables: RoutingTables, findings: Findings) -> Html:
 
 def _panel(heights: Sequence[float], experts: Sequence[str], task: str, least: float, most: float) -> Html:
     """Bars of one layer and task, in the colours of the experts."""
+    width = max(3, min(8, WIDEST // len(experts)))
     scale = HEIGHT / ((most - least) or 1.0)
     baseline = most * scale
     told = ", ".join(f"{expert} {value:.2f}" for expert, value in zip(experts, heights, strict=True))
     bars = [
         element(
             "rect",
-            x=1 + index * (BAR + 1),
+            x=1 + index * (width + 1),
             y=f"{baseline - max(0.0, value) * scale:.1f}",
-            width=BAR,
+            width=width,
             height=f"{abs(value) * scale:.1f}",
             fill=color,
             class_="own" if expert == task else None,
         )
         for index, (expert, value, color) in enumerate(zip(experts, heights, _colors(len(experts)), strict=True))
     ]
-    width = len(experts) * (BAR + 1) + 1
-    line = element("path", d=f"M0 {baseline:.1f}h{width}", class_="baseline")
+    right = len(experts) * (width + 1) + 1
+    line = element("path", d=f"M0 {baseline:.1f}h{right}", class_="baseline")
     return element(
         "svg",
         element("title", told),
         *bars,
         line,
         class_="panel",
-        viewBox=f"0 -1 {width} {HEIGHT + 2}",
+        viewBox=f"0 -1 {right} {HEIGHT + 2}",
         role="img",
         aria_label=told,
     )

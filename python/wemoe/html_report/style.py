@@ -69,7 +69,7 @@ border:1px solid var(--page)}
 .histogram{display:block;height:1.4rem;margin:.15rem 0 .15rem auto;border-bottom:1px solid var(--soft)}
 .histogram path{fill:var(--bars)}
 .warning .histogram path{fill:var(--bad)}
-.panel{display:block;width:5.6rem;height:auto}
+.panel{display:block;height:3.2rem;margin:auto}
 .panel .own{stroke:var(--ink);stroke-width:1.2}
 .panel .baseline{stroke:var(--soft);stroke-width:.6;fill:none}
 details{margin:.6rem 0;border-left:3px solid var(--line);padding-left:.8rem}
@@ -81,5 +81,5 @@ tbody th{max-width:9.5rem;white-space:normal}}
 @media print{:root{color-scheme:light}body{max-width:none;padding:0;font-size:10pt}nav{display:none}
 .scroll{overflow:visible}table{font-size:7.5pt}th,td{padding:.12rem .3rem}.card,figure,tr,.method{break-inside:avoid}
 h2,h3,summary{break-after:avoid}details::details-content{content-visibility:visible;display:block}
-.panel{width:3.6rem}*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
+.panel{height:2rem}*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 """

@@ -81,7 +81,10 @@ def _merges(findings: Findings) -> Iterator[str]:
         yield f"The best merge into a plain model without learning is {static.title}: {score}."
     if routed is None:
         return
-    text = f"{routed.title}, the recommended way, reaches {_score(routed)}{_share(findings, routed)}"
+    called = (
+        "the recommended way" if routed.name == RECOMMENDED_ROW else "the best of the routed models that match experts"
+    )
+    text = f"{routed.title}, {called}, reaches {_score(routed)}{_share(findings, routed)}"
     others = [(row, points(_mean(routed), _mean(row))) for row in (static, findings.adamerging) if row is not None]
     if others:
         text += ": " + " and ".join(f"{difference} {row.title}" for row, difference in others)
@@ -93,7 +96,7 @@ def _merges(findings: Findings) -> Iterator[str]:
             f"{_score(published)}{_share(findings, published)}."
         )
     best = findings.best
-    if best is not None and best is not routed:
+    if best is not None and _mean(best) > _mean(routed):
         yield f"The best merge of all is {best.title}: {_score(best)}{_share(findings, best)}."
 
 
