@@ -53,7 +53,7 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluation")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(running, "load_suite", lambda config, watch: two_image_tasks())
-        results = evaluate_suite(config(), folder)
+        results = evaluate_suite(config(), folder, experiments=[])
     return folder, results
 
 
@@ -144,11 +144,11 @@ def test_what_is_written_can_be_opened(finished):
 
 
 def test_a_built_in_suite_is_loaded_for_each_seed_and_models_of_ones_own_once(loaded, tmp_path):
-    evaluate_suite(config(methods=["average"]), tmp_path / "a", seeds=[4, 2])
+    evaluate_suite(config(methods=["average"]), tmp_path / "a", seeds=[4, 2], experiments=[])
     assert [(each.suite.name, each.seed) for each in loaded] == [("vision8", 4), ("vision8", 2)]
     loaded.clear()
     own = {"suite": None, "base_model": "base", "models": [{"model": "hues"}, {"model": "bars"}]}
-    results = evaluate_suite(config(methods=["average"], **own), tmp_path / "b", seeds=[4, 2])
+    results = evaluate_suite(config(methods=["average"], **own), tmp_path / "b", seeds=[4, 2], experiments=[])
     assert [each.seed for each in loaded] == [4]
     assert (results["suite"], results["seeds"]) == ("base", [4, 2])
     assert json.loads((tmp_path / "b" / "seed-2" / "comparison.json").read_text())["seed"] == 2
@@ -163,17 +163,18 @@ def test_a_later_run_goes_on(loaded, tmp_path, monkeypatch):
 
     genuine, recorded, limit = comparing._record, [], 4
     monkeypatch.setattr(comparing, "_record", record)
+    once = {"seeds": [0, 1], "experiments": []}
     with pytest.raises(KeyboardInterrupt):
-        evaluate_suite(config(methods=["average"]), tmp_path, seeds=[0, 1])
+        evaluate_suite(config(methods=["average"]), tmp_path, **once)
     assert recorded == [0, 0, 0, 1, 1]
     assert json.loads((tmp_path / "evaluation.json").read_text())["seeds"] == [0]
     recorded.clear()
-    results = evaluate_suite(config(methods=["average"]), tmp_path, seeds=[0, 1], resume=True)
+    results = evaluate_suite(config(methods=["average"]), tmp_path, **once, resume=True)
     assert recorded == [1, 1]
     assert results["seeds"] == [0, 1]
     recorded.clear()
     limit = 9
-    evaluate_suite(config(methods=["average"]), tmp_path, seeds=[0, 1])
+    evaluate_suite(config(methods=["average"]), tmp_path, **once)
     assert recorded == [0, 0, 0, 1, 1, 1]
 
 
