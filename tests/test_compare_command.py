@@ -15,7 +15,9 @@ def loaded(monkeypatch):
     """The configurations that a suite was loaded for; the suite is the tiny one."""
     configurations = []
 
-    def load(config, watch):
+    def load(config, device, watch):
+        if device not in ("cpu", "cpu:0"):
+            raise ValueError(f"asked for {device}")
         configurations.append(config)
         return tiny_suite()
 
@@ -77,3 +79,9 @@ def test_what_is_wrong_is_told_before_models_are_loaded(content, arguments, mess
     assert message in ran.output
     assert not loaded
     assert not (tmp_path / "out").exists()
+
+
+def test_the_device_is_that_of_the_option(compare, loaded):
+    ran = compare("suite: text6\nmethods: {average: {}}\n", "--device", "cuda:1")
+    assert ran.exit_code == 2
+    assert "asked for cuda:1" in ran.output

@@ -36,7 +36,7 @@ def loaded(monkeypatch):
     """The configurations that a suite was loaded for; the suite is that of two tiny image tasks."""
     configurations = []
 
-    def load(config, watch):
+    def load(config, device, watch):
         configurations.append(config)
         return two_image_tasks()
 
@@ -52,7 +52,7 @@ def config(**changes):
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluation")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(running, "load_suite", lambda config, watch: two_image_tasks())
+        patch.setattr(running, "load_suite", lambda config, device, watch: two_image_tasks())
         results = evaluate_suite(config(), folder, experiments=[])
     return folder, results
 

@@ -121,7 +121,7 @@ class VisionSuite(SuiteConfig):
     name: Literal["vision8"] = "vision8"
     pack: FilePath | None = None
     pretraining: Pretraining = Pretraining()
-    fine_tuning: FineTuning = FineTuning(epochs=16, learning_rate=3e-4, batch_size=64, weight_decay=0.05, shift=2)
+    fine_tuning: FineTuning = FineTuning(epochs=16, learning_rate=4e-4, batch_size=64, weight_decay=0.05, shift=2)
 
 
 SUITES: Mapping[str, type[SuiteConfig]] = {"text6": TextSuite, "vision8": VisionSuite}

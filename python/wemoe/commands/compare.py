@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from wemoe.commands.options import Config, Seed, Steps
+from wemoe.commands.options import Config, Device, Seed, Steps
 
 _Output = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the results.")]
 _Methods = Annotated[str | None, typer.Option(metavar="A,B,C", help="Rows to run, instead of those of the file.")]
@@ -19,6 +19,7 @@ def compare(
     seed: Seed = None,
     methods: _Methods = None,
     resume: _Resume = False,
+    device: Device = None,
 ) -> None:
     """Compare all methods on one suite.
 
@@ -28,4 +29,4 @@ def compare(
     from wemoe.comparison.configured import run, with_choices
     from wemoe.merge_config import read_config
 
-    run(with_choices(read_config(config), methods=methods, steps=steps, seed=seed), output, resume)
+    run(with_choices(read_config(config), methods=methods, steps=steps, seed=seed), output, resume, device or "cpu")

@@ -31,7 +31,7 @@ _Task = Annotated[
     list[str] | None,
     typer.Option("--task", metavar="NAME", help="With MODEL: only this task; may be given several times."),
 ]
-_Device = Annotated[str, typer.Option(metavar="NAME", help="With MODEL: where to compute: cpu, cuda, cuda:1.")]
+_Device = Annotated[str, typer.Option(metavar="NAME", help="Where to compute: cpu, cuda, cuda:1.")]
 _Seeds = Annotated[str, typer.Option(metavar="0,1,2", help="Without MODEL: the seeds, a list or a range (0-2).")]
 _Methods = Annotated[
     str | None, typer.Option(metavar="A,B,C", help="Without MODEL: rows to run, instead of those of the file, or all.")
@@ -47,7 +47,7 @@ _Experiments = Annotated[
 ]
 _Resume = Annotated[bool, typer.Option("--resume", help="Without MODEL: keep what PATH holds of the same run.")]
 
-_WITH_MODEL = ("part", "task", "device")
+_WITH_MODEL = ("part", "task")
 _WITHOUT_MODEL = ("seeds", "methods", "steps", "experiments", "resume")
 
 
@@ -81,7 +81,9 @@ def evaluate(
     if (config is None) == (suite is None):
         raise ValueError("evaluate needs either --config or --suite, to know the tasks")
     if model is None:
-        results, table = _evaluate_suite(config, suite, output, seeds, methods, steps, experiments, resume, as_json)
+        results, table = _evaluate_suite(
+            config, suite, output, seeds, methods, steps, experiments, resume, device, as_json
+        )
     else:
         results, table = _evaluate_model(model, config, suite, output, part, task or [], device)
     typer.echo(json.dumps(results, indent=2) if as_json else table)
@@ -131,6 +133,7 @@ def _evaluate_suite(
     steps: int | None,
     experiments: str | None,
     resume: bool,
+    device: str,
     as_json: bool,
 ) -> tuple[dict[str, Any], str]:
     if output is None:
@@ -149,6 +152,7 @@ def _evaluate_suite(
         seeds=numbers,
         experiments=None if experiments is None else _names(experiments),
         resume=resume,
+        device=device,
         tell=lambda line: typer.echo(line, err=as_json),
     )
     return results, f"\n{tables.terminal(results)}\n\nThe report of all of it is {output / 'report.html'}."

@@ -16,13 +16,16 @@ from wemoe.stopwatch import Stopwatch
 from wemoe.suites import load_suite
 
 
-def run(config: MergeConfig, output: str | os.PathLike[str], resume: bool = False) -> dict[str, Any]:
+def run(
+    config: MergeConfig, output: str | os.PathLike[str], resume: bool = False, device: str = "cpu"
+) -> dict[str, Any]:
     """Load the suite of a configuration, compare the methods on it, and print the table.
 
     Args:
         config: suite (or base, models and tasks), `methods`, `steps` and `seed`.
         output: folder of the results.
         resume: as in `compare`.
+        device: of the models.
 
     Returns:
         What `comparison.json` holds.
@@ -35,7 +38,7 @@ def run(config: MergeConfig, output: str | os.PathLike[str], resume: bool = Fals
     settings.rows()  # unknown ones are told before experts are loaded or made
     check_writable(output)
     watch = Stopwatch(typer.echo)
-    suite = load_suite(config, watch=watch)
+    suite = load_suite(config, device=device, watch=watch)
     results = compare(suite, settings, output, watch=watch, origin=origin_of(config), resume=resume)
     typer.echo("\n" + tables.terminal(results))
     typer.echo(f"\ncomparison.json, comparison.md, pictures and report.html are in {output}")

@@ -105,12 +105,20 @@ def inference_cost(
     def seconds(by_task: Mapping[str, nn.Module]) -> float:
         start = time.perf_counter()
         run(by_task)
+        _wait_for(base)
         return time.perf_counter() - start
 
     bases = dict.fromkeys(batches, base)
     with _one_thread(), evaluating(base, *models.values()), torch.inference_mode():
         _check_outputs(run(bases), run(models), run(models))
         return statistics.median([seconds(models) / seconds(bases) for _ in range(rounds)])
+
+
+def _wait_for(model: nn.Module) -> None:
+    """Wait until the model's device has done what it was asked; a CPU has by then."""
+    device = next(model.parameters()).device
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 def _check_outputs(expected: Mapping[str, Tensor], first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> None:

@@ -35,6 +35,7 @@ def evaluate_suite(
     seeds: Sequence[int] = (0, 1, 2),
     experiments: Sequence[str] | None = None,
     resume: bool = False,
+    device: str = "cpu",
     tell: Callable[[str], object] = lambda _: None,
 ) -> dict[str, Any]:
     """Compare all methods on a suite for each seed, and put the seeds together.
@@ -48,6 +49,7 @@ def evaluate_suite(
         seeds: of the experts of a built-in suite, of adaptation and of all else that is drawn.
         experiments: `unseen`, `corruptions` or both, run with the first seed; by default what the suite allows.
         resume: keep what the folder holds already of the same run.
+        device: of the models.
         tell: what to do with lines that tell of the progress.
 
     Returns:
@@ -63,7 +65,7 @@ def evaluate_suite(
     check_experiments(experiments or ())
     settings_of(config).rows()
     folder = check_writable(output)
-    first, *others = (_Seeded(config.model_copy(update={"seed": seed}), folder, resume, tell) for seed in seeds)
+    first, *others = (_Seeded(config.model_copy(update={"seed": seed}), folder, resume, device, tell) for seed in seeds)
     suite = first.load()
     chosen = chosen_experiments(suite, first.settings, experiments, tell)
     comparisons = [first.compare(suite)]
@@ -100,12 +102,14 @@ class _Seeded:
         config: with this seed.
         output: folder of the results of all seeds.
         resume: whether to keep what is there.
+        device: of the models.
         tell: what to do with lines that tell of the progress.
     """
 
     config: MergeConfig
     output: Path
     resume: bool
+    device: str
     tell: Callable[[str], object]
 
     @cached_property
@@ -119,7 +123,7 @@ class _Seeded:
         return {"watch": Stopwatch(self.tell), "origin": origin_of(self.config), "resume": self.resume}
 
     def load(self) -> Suite:
-        return load_suite(self.config, watch=self.shared["watch"])
+        return load_suite(self.config, device=self.device, watch=self.shared["watch"])
 
     def compare(self, suite: Suite) -> dict[str, Any]:
         return compare(suite, self.settings, self.output / folder_of(self.config.seed), **self.shared)
