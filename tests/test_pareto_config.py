@@ -149,7 +149,7 @@ def test_the_quick_starts_fronts_are_of_its_tasks(name, tasks):
 @pytest.mark.parametrize(
     ("name", "base", "expert", "tasks", "batch_size"),
     [
-        ("clip_vit_b32_8tasks", "models/clip-vit-base-patch32", "tanganke/clip-vit-base-patch32_", 8, 16),
+        ("clip_vit_b32_8tasks", "openai/clip-vit-base-patch32", "tanganke/clip-vit-base-patch32_", 8, 16),
         ("gpt2_7tasks", "openai-community/gpt2", "tanganke/gpt2_", 7, 8),
     ],
 )

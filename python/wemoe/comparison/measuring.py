@@ -115,10 +115,10 @@ def inference_cost(
 
 
 def _wait_for(model: nn.Module) -> None:
-    """Wait until the model's device has done what it was asked; a CPU has by then."""
-    device = next(model.parameters()).device
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
+    """Wait until the devices of a model have done what they were asked; a CPU has by then."""
+    for device in {theta.device for theta in model.parameters()}:
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
 
 
 def _check_outputs(expected: Mapping[str, Tensor], first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> None:
