@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from wemoe.data.shifting import shifted_images
 from wemoe.heads import frozen_head
 from wemoe.modes import evaluating
 from wemoe.pooling import POOLINGS
-from wemoe.suite_config import FineTuning
+from wemoe.suite_config import FineTuning, Pretraining
 from wemoe.task_config import Pooling
 
 
@@ -88,29 +89,41 @@ def fine_tune(
         parameter.requires_grad_(True)
     batches = ShuffledBatches(train.samples, how.batch_size, seed)
     shifts = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(trained, lr=how.learning_rate, weight_decay=how.weight_decay, fused=True)
-    schedule = warm_up_and_decay(optimizer, steps=how.epochs * len(batches))
+    step = descent(trained, how, steps=how.epochs * len(batches))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         expert.train()
         for _ in range(how.epochs):
             for batch in batches:
                 features = POOLINGS[pooling](expert, shifted_images(batch, how.shift, shifts))
-                loss = F.cross_entropy(head(features), train.labels[batch.rows])
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                nn.utils.clip_grad_norm_(trained, how.max_gradient_norm)
-                optimizer.step()
-                schedule.step()
+                step(F.cross_entropy(head(features), train.labels[batch.rows]))
     return expert.requires_grad_(True).eval()  # type: ignore[no-any-return,no-untyped-call]
 
 
-def warm_up_and_decay(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
-    """Let a learning rate grow for a tenth of the steps, and fall to 0 in the others."""
+def descent(parameters: list[nn.Parameter], how: FineTuning | Pretraining, steps: int) -> Callable[[Tensor], None]:
+    """Return what changes parameters for a step, given the step's loss: AdamW, with gradients that are clipped.
+
+    The learning rate grows for a tenth of the steps, and falls to 0 in the others.
+
+    Args:
+        parameters: that are trained.
+        how: learning rate, weight decay, and the norm that gradients are clipped to.
+        steps: in all.
+    """
     warm_up = 0.1 * steps
-    return torch.optim.lr_scheduler.LambdaLR(
+    optimizer = torch.optim.AdamW(parameters, lr=how.learning_rate, weight_decay=how.weight_decay, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / warm_up, (steps - step) / (steps - warm_up), 1.0)
     )
+
+    def step(loss: Tensor) -> None:
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(parameters, how.max_gradient_norm)
+        optimizer.step()
+        schedule.step()
+
+    return step
 
 
 @dataclass(frozen=True)

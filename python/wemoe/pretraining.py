@@ -21,7 +21,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from wemoe.data.batches import Labelled
 from wemoe.data.cache import load_tensors, save_tensors, sha256_of_tensors
 from wemoe.data.shifting import shifted
-from wemoe.experts import warm_up_and_decay
+from wemoe.experts import descent
 from wemoe.suite_config import Pretraining
 
 IMAGE_SIZE = 32
@@ -94,23 +94,17 @@ def cached_base(
 def pretrain(
     data: Mapping[str, Labelled], labels: Mapping[str, int], how: Pretraining, *, progress: bool = True
 ) -> Pretrained:
-    """Train base and heads by the sum of the tasks' cross-entropies; arguments as of `cached_base`."""
+    """Train base and heads by the mean of the tasks' cross-entropies; arguments as of `cached_base`."""
     with torch.random.fork_rng():
         torch.manual_seed(how.seed)
         trained = Pretrained(labels, how)
     generator = torch.Generator().manual_seed(how.seed)
-    optimizer = torch.optim.AdamW(trained.parameters(), lr=how.learning_rate, weight_decay=how.weight_decay, fused=True)
-    schedule = warm_up_and_decay(optimizer, how.steps)
+    step = descent(list(trained.parameters()), how, how.steps)
     trained.train()
     for _ in trange(how.steps, desc="train the base", disable=not progress):
         images, answers = _draw(data, how, generator)
         logits = trained(images)
-        loss = torch.stack([F.cross_entropy(logits[task], answers[task]) for task in data]).mean()
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(trained.parameters(), how.max_gradient_norm)
-        optimizer.step()
-        schedule.step()
+        step(torch.stack([F.cross_entropy(logits[task], answers[task]) for task in data]).mean())
     return trained.eval()
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from types import TracebackType
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -52,50 +53,51 @@ class RoutingScope:
         _thread.scope = self._outer
 
 
-class GeneratingAfter:
+class _OfThread:
+    """Context in which a variable of the thread has another value."""
+
+    variable: ClassVar[str]
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def __enter__(self) -> None:
+        self._outer = getattr(_thread, self.variable)
+        setattr(_thread, self.variable, self._value)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        setattr(_thread, self.variable, self._outer)
+
+
+class GeneratingAfter(_OfThread):
     """Context in which a model writes after a prompt: whatever else it is given at once is no part of the prompt.
 
     Args:
         tokens: length of the prompt, padding included; None where it is not known.
     """
 
+    variable = "prompt_length"
+
     def __init__(self, tokens: int | None) -> None:
-        self.tokens = tokens
-
-    def __enter__(self) -> None:
-        self._outer = _thread.prompt_length
-        _thread.prompt_length = self.tokens
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        _thread.prompt_length = self._outer
+        super().__init__(tokens)
 
 
-class BatchReduce:
+class BatchReduce(_OfThread):
     """Context in which routed MLPs average their routing weights over the batch, or do not, whatever they were made to.
 
     Args:
         value: whether they do.
     """
 
+    variable = "batch_reduce"
+
     def __init__(self, value: bool) -> None:
-        self.value = value
-
-    def __enter__(self) -> None:
-        self._outer = _thread.batch_reduce
-        _thread.batch_reduce = self.value
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        _thread.batch_reduce = self._outer
+        super().__init__(value)
 
 
 class _Thread(threading.local):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from wemoe.text_tables import aligned
+from wemoe.text_tables import aligned, short
 
 MEASURED = (
     "Accuracies are in percent, on test data. The normalised average divides each task's accuracy by that of its own "
@@ -56,8 +56,8 @@ def _values(row: Mapping[str, Any], tasks: Sequence[str]) -> list[str]:
         *(_percent(row["accuracy"][task]) for task in tasks),
         _percent(row["average"]),
         _percent(row["normalised"]),
-        _count(row["parameters"]),
-        _count(row["trained_parameters"]),
+        short(row["parameters"]),
+        short(row["trained_parameters"]),
         _megabytes(row["peak_memory"]),
         f"{row['seconds']['making']:.1f}",
         f"{row['inference_cost']:.2f}",
@@ -78,14 +78,6 @@ def table_lines(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
-
-
-def _count(number: int) -> str:
-    """A number in three digits or so: 1.2M, 6, 22.7M."""
-    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
-        if number >= size:
-            return f"{number / size:.1f}{unit}"
-    return str(number)
 
 
 def _megabytes(size: int | None) -> str:

@@ -147,9 +147,14 @@ class Labelled:
             raise ValueError(f"the number of samples must be at least 1; found {count}")
         if count is None or count >= len(self.samples):
             return self
-        drawn = torch.randperm(len(self.samples), generator=torch.Generator().manual_seed(0))[:count]
-        rows = drawn.sort().values
-        return Labelled(Chosen(self.samples, rows.tolist()), self.labels[rows])
+        rows = drawn_rows(len(self.samples), count)
+        return Labelled(Chosen(self.samples, rows), self.labels[rows])
+
+
+def drawn_rows(total: int, count: int) -> list[int]:
+    """Draw some of the rows 0 .. total - 1 at random, the same ones each time, and return them in their order."""
+    drawn = torch.randperm(total, generator=torch.Generator().manual_seed(0))[:count]
+    return drawn.sort().values.tolist()
 
 
 @dataclass(frozen=True)

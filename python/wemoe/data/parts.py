@@ -6,9 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
-from wemoe.data.batches import Samples
+from wemoe.data.batches import Samples, drawn_rows
 from wemoe.data.hub_datasets import DatasetImages, Split, load_split
 from wemoe.data.image_folders import class_names, labelled_rows, unlabeled_rows
 from wemoe.data.labels import distinct_names
@@ -38,9 +36,7 @@ class Found:
         """Return some of the rows, the same ones each time, drawn at random; all of them where there are no more."""
         if count is None or count >= len(self.rows):
             return self
-        drawn = (
-            torch.randperm(len(self.rows), generator=torch.Generator().manual_seed(0))[:count].sort().values.tolist()
-        )
+        drawn = drawn_rows(len(self.rows), count)
         split = None if self.split is None else replace(self.split, data=self.split.data.select(drawn))
         return Found([self.rows[row] for row in drawn], self.names, split)
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from wemoe.html_report.findings import Findings
 from wemoe.html_report.markup import Cell, Html, Line, element, paragraph, section, table
-from wemoe.html_report.numbers import MISSING, megabytes, size
+from wemoe.html_report.numbers import MISSING, megabytes
+from wemoe.text_tables import short
 
 
 def costs_section(findings: Findings) -> Html | None:
@@ -48,8 +49,8 @@ def _head(findings: Findings, name: str, row: Mapping[str, Any]) -> Html:
 def _cells(row: Mapping[str, Any]) -> list[Cell]:
     seconds = row["seconds"]
     texts = [
-        size(row["parameters"]),
-        size(row["trained_parameters"]),
+        short(row["parameters"]),
+        short(row["trained_parameters"]),
         megabytes(row["peak_memory"]),
         f"{seconds['making']:.1f}",
         f"{seconds['search']:.1f}" if seconds["search"] else MISSING,

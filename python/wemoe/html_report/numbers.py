@@ -43,14 +43,6 @@ def listed(names: Sequence[object]) -> str:
     return " and ".join(part for part in (", ".join(texts[:-1]), *texts[-1:]) if part)
 
 
-def size(number: int) -> str:
-    """A number in three digits or so: 1.2M, 6, 22.7M."""
-    for unit, unit_size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
-        if number >= unit_size:
-            return f"{number / unit_size:.1f}{unit}"
-    return str(number)
-
-
 def megabytes(number: int | None) -> str:
     """Bytes in megabytes."""
     return MISSING if number is None else f"{number / 10**6:.0f}"

@@ -8,7 +8,8 @@ from wemoe.html_report.corruptions import collapses, corrupted
 from wemoe.html_report.findings import PUBLISHED_OBJECTIVE, RECOMMENDED_ROW, Findings, Row
 from wemoe.html_report.markup import Html, element, section
 from wemoe.html_report.modes import routing_modes
-from wemoe.html_report.numbers import capitalised, counted, listed, percent, points, size
+from wemoe.html_report.numbers import capitalised, counted, listed, percent, points
+from wemoe.text_tables import short
 
 
 def title_of(findings: Findings) -> str:
@@ -115,8 +116,8 @@ def _size(findings: Findings, row: Row) -> str:
     if costs is None or experts is None:
         return ""
     return (
-        f" It has {size(costs['parameters'])} parameters, where the experts together have "
-        f"{size(experts['parameters'])}, and learns {size(costs['trained_parameters'])} of them, without labels."
+        f" It has {short(costs['parameters'])} parameters, where the experts together have "
+        f"{short(experts['parameters'])}, and learns {short(costs['trained_parameters'])} of them, without labels."
     )
 
 
