@@ -194,3 +194,10 @@ def test_its_foundation_has_tasks_and_heads_of_the_pack(tmp_path, monkeypatch):
         ValueError, match=r"suite\.tasks must be in the pack, which has \['fashion', .*; found \['mnist'\]"
     ):
         load_tasks_of(described(tasks=["mnist"]), Stopwatch(lambda _: None))
+
+
+def test_texts_are_not_moved_by_pixels():
+    with pytest.raises(
+        ValueError, match=r"suite\.fine_tuning: shift must be 0: texts are not moved by pixels; found 2"
+    ):
+        parse_config({"suite": {"name": "text6", "fine_tuning": {"shift": 2}}})

@@ -106,6 +106,13 @@ class TextSuite(SuiteConfig):
     max_length: int = Field(default=40, ge=2)
     fine_tuning: FineTuning = FineTuning()
 
+    @field_validator("fine_tuning")
+    @classmethod
+    def _check_shift(cls, how: FineTuning) -> FineTuning:
+        if how.shift:
+            raise ValueError(f"shift must be 0: texts are not moved by pixels; found {how.shift}")
+        return how
+
 
 class VisionSuite(SuiteConfig):
     """Eight image tasks on a small CLIP vision model, which is trained once, like its experts, and cached.
