@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 def check_writable(folder: str | os.PathLike[str]) -> Path:
@@ -34,6 +36,11 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a text file that appears whole."""
     with replacing_file(path) as staging:
         staging.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
+    """Write results as a JSON file that appears whole."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 @contextmanager

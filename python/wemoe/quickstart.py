@@ -6,7 +6,6 @@ by WEMoE, whose routers are adapted on unlabeled texts; everything is scored on 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -26,7 +25,7 @@ from wemoe.comparison.rows import ROWS, Row
 from wemoe.comparison.running import build, mean, score, summary
 from wemoe.data import minilm, text6
 from wemoe.data.batches import tokenize_task
-from wemoe.files import check_writable, write_text
+from wemoe.files import check_writable, write_json
 from wemoe.heads import load_heads
 from wemoe.info import collect
 from wemoe.inspection import RoutingSummary, record_routing, summarise_routing
@@ -191,6 +190,6 @@ def _report(folder: Path, results: dict[str, Any], routing: RoutingSummary) -> N
     """Write and print the results; the plots first, so that `results.json` tells that all is there."""
     report.plot_accuracy(results, folder / "accuracy.png")
     plot_routing(routing, folder / "routing.png", data="text")
-    write_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
+    write_json(folder / "results.json", results)
     typer.echo("\n" + report.format_table(results))
     typer.echo(f"\nresults.json, accuracy.png, routing.png and model/ are in {folder}")

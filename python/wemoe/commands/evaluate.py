@@ -108,7 +108,7 @@ def _evaluate_model(
     device: str,
 ) -> tuple[dict[str, Any], str]:
     from wemoe.evaluation.checkpoints import evaluate_checkpoint
-    from wemoe.files import check_writable, write_text
+    from wemoe.files import check_writable, write_json
     from wemoe.merge_config import parse_config, read_config
     from wemoe.stopwatch import Stopwatch
 
@@ -120,7 +120,7 @@ def _evaluate_model(
     watch = Stopwatch(lambda line: typer.echo(line, err=True))
     results = evaluate_checkpoint(model, source, tasks=tasks, part=part, device=device, watch=watch)
     if output is not None:
-        write_text(output, json.dumps(results, indent=2) + "\n")
+        write_json(output, results)
     return results, _table(results)
 
 

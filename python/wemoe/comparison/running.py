@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import gc
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from wemoe.adaptation import Adaptation
@@ -17,9 +15,10 @@ from wemoe.comparison.choosing import CompareSettings, check_data
 from wemoe.comparison.making import Made, Workshop
 from wemoe.comparison.measuring import Cost, count_distinct, inference_cost, measuring
 from wemoe.comparison.pictures import draw_pictures
+from wemoe.comparison.resuming import former_results
 from wemoe.comparison.rows import Row
 from wemoe.comparison.scoring import modes_of, score_once
-from wemoe.files import check_writable, write_text
+from wemoe.files import check_writable, write_json, write_text
 from wemoe.geometry import task_vector_geometry
 from wemoe.html_report import write_report
 from wemoe.info import collect
@@ -29,6 +28,7 @@ from wemoe.sweeping import sweep
 from wemoe.task_config import Part
 
 RESULTS = "comparison.json"
+DECIDING = ("origin", "seed", "tasks", "environment")  # what rows of an earlier run must share to be kept
 
 
 @dataclass(frozen=True)
@@ -126,18 +126,19 @@ def compare(
     check_data(suite, rows)
     folder = check_writable(output)
     results = _empty(suite, settings, origin)
-    former = _former(folder, results) if resume else {}
+    former = former_results(folder / RESULTS, results, DECIDING) if resume else None
+    kept_rows = former["rows"] if former is not None else {}
     shop = Workshop(suite, settings.seed, ExpertAnswers(suite))
     for name, row in rows.items():
         with watch.stage(name):
-            kept = former.get(name)
+            kept = kept_rows.get(name)
             if kept is not None and kept["settings"] == row.options:
                 results["rows"][name] = kept
             else:
                 results["rows"][name] = _record(row, shop)
         results["timings"] = watch.seconds
         _normalise(results["rows"])
-        write_text(folder / RESULTS, json.dumps(results, indent=2) + "\n")
+        write_json(folder / RESULTS, results)
     draw_pictures(results, folder)
     write_text(folder / "comparison.md", tables.markdown(results))
     write_report(folder)
@@ -156,19 +157,6 @@ def _empty(suite: Suite, settings: CompareSettings, origin: Mapping[str, Any]) -
         "geometry": task_vector_geometry(suite.base, suite.experts),
         "rows": {},
     }
-
-
-def _former(folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:
-    """The rows in the folder's results, if those were made from the same suite with the same seed by the same code."""
-    path = folder / RESULTS
-    if not path.exists():
-        return {}
-    former = json.loads(path.read_text(encoding="utf-8"))
-    same = json.loads(json.dumps(results))
-    if any(former.get(key) != same[key] for key in ("origin", "seed", "tasks", "environment")):
-        return {}
-    rows: dict[str, Any] = former["rows"]
-    return rows
 
 
 def _record(row: Row, shop: Workshop) -> dict[str, Any]:

@@ -23,11 +23,12 @@ from torch import nn
 from wemoe.comparison.answers import ExpertAnswers
 from wemoe.comparison.choosing import CompareSettings, check_data
 from wemoe.comparison.making import Workshop
+from wemoe.comparison.resuming import former_results
 from wemoe.comparison.rows import Row
 from wemoe.comparison.running import build, mean
-from wemoe.files import check_writable
+from wemoe.files import check_writable, write_json
 from wemoe.off_distribution.charts import plot_unseen
-from wemoe.off_distribution.scoring import chosen_rows, described, former_results, scored, write
+from wemoe.off_distribution.scoring import chosen_rows, described, scored
 from wemoe.stopwatch import Stopwatch
 from wemoe.suites import Suite
 
@@ -84,14 +85,14 @@ def unseen(
     chosen = [_checked(suite, pair) for pair in (pairs_of(suite) if pairs is None else pairs)]
     folder = check_writable(output)
     results = described(suite, settings, rows, origin or {}) | {"pairs": [], "mean": {}}
-    former = former_results(folder / RESULTS, results, TO_COME) if resume else None
+    former = former_results(folder / RESULTS, results, results.keys() - TO_COME) if resume else None
     kept = {tuple(pair["unseen"]): pair for pair in former["pairs"]} if former is not None else {}
     watch = watch or Stopwatch(lambda _: None)
     for pair in chosen:
         with watch.stage(f"unseen: {', '.join(pair)}"):
             results["pairs"].append(kept.get(pair) or _compare(suite, rows, settings.seed, pair))
         results["mean"] = _means(results["pairs"])
-        write(folder / RESULTS, results)
+        write_json(folder / RESULTS, results)
     plot_unseen(results, folder / "unseen.png")
     return results
 

@@ -14,14 +14,15 @@ from torch import nn
 from wemoe.comparison.answers import ExpertAnswers
 from wemoe.comparison.choosing import CompareSettings, check_data
 from wemoe.comparison.making import Made, Workshop
+from wemoe.comparison.resuming import former_results
 from wemoe.comparison.rows import Row
 from wemoe.comparison.running import build, mean, score
 from wemoe.data.batches import Labelled
-from wemoe.files import check_writable
+from wemoe.files import check_writable, write_json
 from wemoe.off_distribution.charts import plot_corruptions, plot_predictions
 from wemoe.off_distribution.corrupted import check_images, corrupted_suite
 from wemoe.off_distribution.corrupting import CORRUPTIONS, Corruption, library
-from wemoe.off_distribution.scoring import chosen_rows, described, former_results, scored, write
+from wemoe.off_distribution.scoring import chosen_rows, described, scored
 from wemoe.stopwatch import Stopwatch
 from wemoe.suites import Suite
 
@@ -74,7 +75,7 @@ def corruptions(
     _check(suite, rows, names, severity)
     folder = check_writable(output)
     results = _empty(suite, settings, rows, severity, origin or {})
-    former = former_results(folder / RESULTS, results, TO_COME) if resume else None
+    former = former_results(folder / RESULTS, results, results.keys() - TO_COME) if resume else None
     watch = watch or Stopwatch(lambda _: None)
     bench = _Bench(suite, rows, settings.seed)
     for name in (CLEAN, *names):
@@ -88,7 +89,7 @@ def corruptions(
                 rows_under = bench.compare(_under(suite, name, severity, settings.seed))
                 results["corruptions"][name] = {"rows": rows_under, "seconds": time.perf_counter() - start}
         results["collapses"] = collapses(results)
-        write(folder / RESULTS, results)
+        write_json(folder / RESULTS, results)
     plot_corruptions(results, folder / "corruptions.png")
     plot_predictions(results, folder / "corruptions_predictions.png")
     return results

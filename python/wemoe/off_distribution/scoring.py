@@ -1,11 +1,9 @@
-"""What both experiments share: which rows they have, how a row is scored, and what an earlier run left."""
+"""What both experiments share: which rows they have, how a row is scored, and what decides the results."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -13,7 +11,6 @@ from torch import nn
 from wemoe.comparison.choosing import CompareSettings
 from wemoe.comparison.rows import Row
 from wemoe.comparison.running import mean
-from wemoe.files import write_text
 from wemoe.info import collect
 from wemoe.suites import Suite
 
@@ -68,23 +65,3 @@ def described(
         "settings": {name: dict(row.options) for name, row in rows.items()},
         "environment": collect(),
     }
-
-
-def former_results(path: Path, results: Mapping[str, Any], to_come: Collection[str]) -> dict[str, Any] | None:
-    """Return what an earlier run wrote, if all that decided it is the same as in these results.
-
-    Args:
-        path: the file.
-        results: of the new run, before any work.
-        to_come: the keys of what the work gives.
-    """
-    if not path.exists():
-        return None
-    former: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    same: dict[str, Any] = json.loads(json.dumps(results))
-    return former if all(former.get(key) == value for key, value in same.items() if key not in to_come) else None
-
-
-def write(path: Path, results: Mapping[str, Any]) -> None:
-    """Write results as JSON; the file appears whole."""
-    write_text(path, json.dumps(results, indent=2) + "\n")

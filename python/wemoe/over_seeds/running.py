@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from wemoe.comparison.choosing import CompareSettings
 from wemoe.comparison.configured import origin_of, settings_of
 from wemoe.comparison.running import RESULTS as COMPARISON
 from wemoe.comparison.running import compare
-from wemoe.files import check_writable, write_text
+from wemoe.files import check_writable, write_json, write_text
 from wemoe.html_report import write_report
 from wemoe.info import collect
 from wemoe.merge_config import MergeConfig
@@ -148,5 +147,5 @@ def _write(
         "runs": {str(seed): f"{folder_of(seed)}/{COMPARISON}" for seed in done},
         "rows": summarise(comparisons),
     }
-    write_text(folder / RESULTS, json.dumps(results, indent=2) + "\n")
+    write_json(folder / RESULTS, results)
     return results
