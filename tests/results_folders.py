@@ -239,7 +239,7 @@ def corruptions(tasks=TASKS, names=CORRUPTIONS):
                 "predictions": {task: histogram(classes[task], draw, collapsed=task in lost) for task in tasks},
                 "collapsed": lost,
             }
-        found[name] = {"rows": rows}
+        found[name] = {"reference": "regmean", "rows": rows}
     return {
         "severity": 2,
         "library": "imagecorruptions 1.1.2",
@@ -251,7 +251,6 @@ def corruptions(tasks=TASKS, names=CORRUPTIONS):
         "classes": classes,
         "labels": labels,
         "corruptions": found,
-        "reference": "regmean",
         "collapses": {row: sum(len(found[name]["rows"][row]["collapsed"]) for name in names) for row in SHIFT_ROWS},
         "threshold": 0.03,
         "environment": ENVIRONMENT,

@@ -19,7 +19,10 @@ def row(a, b, collapsed=()):
 
 
 def rows(**changes):
-    return {"rows": {"pretrained": row(0.5, 0.5), "ties": row(0.8, 0.7), "wemoe_entropy": row(0.9, 0.9)} | changes}
+    return {
+        "reference": "ties",
+        "rows": {"pretrained": row(0.5, 0.5), "ties": row(0.8, 0.7), "wemoe_entropy": row(0.9, 0.9)} | changes,
+    }
 
 
 CORRUPTIONS = {
@@ -28,7 +31,6 @@ CORRUPTIONS = {
     "settings": {"pretrained": {}, "ties": {}, "wemoe_entropy": {}},
     "labels": {"a": [10, 10], "b": [8, 6, 6]},
     "threshold": 0.03,
-    "reference": "ties",
     "collapses": {"pretrained": 0, "ties": 0, "wemoe_entropy": 2},
     "corruptions": {
         "clean": rows(),
@@ -66,7 +68,7 @@ def test_the_table_of_corruptions_has_a_line_a_row_and_a_column_a_corruption():
 
 def test_the_table_of_collapses_tells_where_the_predictions_went():
     assert cells(collapse_table(CORRUPTIONS)) == [
-        ["corruption", "row", "task", "ties", "accuracy", "most", "predicted", "share", "real"],
+        ["corruption", "row", "task", "static", "accuracy", "most", "predicted", "share", "real"],
         ["contrast", "wemoe_entropy", "b", "70.0", "10.0", "2", "of", "3", "90.0", "40.0"],
         ["impulse_noise", "wemoe_entropy", "b", "70.0", "20.0", "2", "of", "3", "80.0", "40.0"],
     ]
@@ -98,7 +100,7 @@ def test_the_chart_of_corruptions_has_a_line_a_row(drawn, tmp_path):
     }
     assert [label.get_text() for label in axes.get_xticklabels()] == ["clean", "contrast", "impulse\nnoise"]
     assert "severity 2" in axes.get_title()
-    assert "3 points below TIES" in axes.get_title()
+    assert "3 points below the best static merge" in axes.get_title()
     with Image.open(tmp_path / "chart.png") as image:
         image.verify()
 

@@ -21,14 +21,13 @@ def corruptions_section(findings: Findings) -> Html | None:
     names = list(held["corruptions"])
     rows = list(next(iter(held["corruptions"].values()))["rows"])
     threshold = 100 * held["threshold"]
-    reference = findings.title(held["reference"])
     return section(
         "corruptions",
         "Corrupted images",
         paragraph(
             f"Every image, those to adapt on and those to score, is corrupted at severity {held['severity']} "
             f"({held['library']}); labels take no part in adaptation. A task has collapsed where its accuracy is "
-            f"more than {threshold:g} points below that of the static merge, {reference}, on the same corruption: "
+            f"more than {threshold:g} points below that of the static merge that is best under the same corruption: "
             "often the model then gives one class or a few, whatever it is shown."
         ),
         _averages(findings, held, rows, names),
@@ -81,10 +80,12 @@ def _details(findings: Findings, held: Mapping[str, Any], name: str, rows: Seque
     if labels := held.get("labels"):
         lines.append(Line("true labels", [histogram(labels[task]) for task in tasks], class_="reference"))
     number = 0 if name == CLEAN else sum(len(found[row]["collapsed"]) for row in rows if row not in REFERENCES)
-    title = name.replace("_", " ")
+    title, best = name.replace("_", " "), findings.title(held["corruptions"][name]["reference"])
     summary = joined([title, " ", element("small", f"{counted(number, 'collapse')}") if number else ""])
     return details(
-        summary, table(f"Accuracy (%) and predicted classes: {title}", ["method", *tasks], lines), is_open=number > 0
+        summary,
+        table(f"Accuracy (%) and predicted classes: {title}; best static merge: {best}", ["method", *tasks], lines),
+        is_open=number > 0,
     )
 
 

@@ -173,7 +173,7 @@ def _corruptions(findings: Findings) -> Iterator[str]:
     yield (
         "Adapted on corrupted images, "
         f"{listed([f'{name} {_collapsed(number)}' for name, number in numbers.items()])}, counted over {cases} "
-        f"(an accuracy more than {100 * held['threshold']:g} points below {findings.title(held['reference'])})."
+        f"(an accuracy more than {100 * held['threshold']:g} points below the best static merge)."
     )
 
 

@@ -43,7 +43,7 @@ def plot_corruptions(results: Mapping[str, Any], path: str | os.PathLike[str]) -
     axes.set_ylabel("average test accuracy, %")
     axes.set_title(
         f"corrupted images at severity {results['severity']}; in brackets, tasks more than "
-        f"{100 * results['threshold']:.0f} points below {label_of(results['reference'])}",
+        f"{100 * results['threshold']:.0f} points below the best static merge",
         fontsize=10,
     )
     _tidy(axes, "y")

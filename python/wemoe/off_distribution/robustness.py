@@ -15,8 +15,8 @@ from wemoe.comparison.answers import ExpertAnswers
 from wemoe.comparison.choosing import CompareSettings, check_data
 from wemoe.comparison.making import Made, Workshop
 from wemoe.comparison.resuming import former_results
-from wemoe.comparison.rows import Row
-from wemoe.comparison.running import build, mean, score
+from wemoe.comparison.rows import ROWS, Row
+from wemoe.comparison.running import build
 from wemoe.data.batches import Labelled
 from wemoe.files import check_writable, write_json
 from wemoe.off_distribution.charts import plot_corruptions, plot_predictions
@@ -28,7 +28,7 @@ from wemoe.suites import Suite
 
 RESULTS = "corruptions.json"
 CLEAN = "clean"
-TO_COME = ("reference", "collapses", "corruptions")
+TO_COME = ("collapses", "corruptions")
 THRESHOLD = 0.03  # accuracy below the static merge's, from which a task counts as collapsed
 
 
@@ -47,8 +47,8 @@ def corruptions(
 
     What needs no adaptation is made once, on clean data. Learned rows are made anew for each corruption: they adapt on
     the corrupted unlabeled images, where `match` asks the experts what they see in these. All are scored on the
-    corrupted test images. A task has collapsed where its accuracy is more than 3 points below that of the reference
-    under the same corruption; the reference is the static merge that is best on average on clean validation data.
+    corrupted test images. A task has collapsed where its accuracy is more than 3 points below that of the reference,
+    the static merge whose average is the highest under the same corruption.
 
     The JSON is written anew after each corruption, so that an interrupt loses one at most.
 
@@ -81,13 +81,11 @@ def corruptions(
     for name in (CLEAN, *names):
         with watch.stage(name):
             if former is not None and name in former["corruptions"]:
-                results["reference"] = former["reference"]
                 results["corruptions"][name] = former["corruptions"][name]
             else:
-                results["reference"] = bench.reference
                 start = time.perf_counter()
-                rows_under = bench.compare(_under(suite, name, severity, settings.seed))
-                results["corruptions"][name] = {"rows": rows_under, "seconds": time.perf_counter() - start}
+                record = judged(bench.score(_under(suite, name, severity, settings.seed)))
+                results["corruptions"][name] = record | {"seconds": time.perf_counter() - start}
         results["collapses"] = collapses(results)
         write_json(folder / RESULTS, results)
     plot_corruptions(results, folder / "corruptions.png")
@@ -99,6 +97,23 @@ def collapses(results: Mapping[str, Any]) -> dict[str, int]:
     """Count, by row, the tasks that collapsed, over all corruptions; clean images do not count."""
     records = [record["rows"] for name, record in results["corruptions"].items() if name != CLEAN]
     return {row: sum(len(rows[row]["collapsed"]) for rows in records) for row in results["settings"]}
+
+
+def judged(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Tell of the rows under one corruption which tasks have collapsed, and the static merge that they are told by.
+
+    Args:
+        rows: by row, its `accuracy` by task and its `average`; one at least is a static merge.
+
+    Returns:
+        The `rows` with `collapsed`, and `reference`: the static row of the highest average, of equal ones the first.
+    """
+    reference = max(_static(rows), key=lambda name: rows[name]["average"])
+    best = rows[reference]["accuracy"]
+    return {
+        "reference": reference,
+        "rows": {name: {**row, "collapsed": collapsed(row["accuracy"], best)} for name, row in rows.items()},
+    }
 
 
 def collapsed(accuracy: Mapping[str, float], reference: Mapping[str, float]) -> list[str]:
@@ -120,23 +135,10 @@ class _Bench:
         shop = self._shop(self._suite)
         return {name: build(row, shop).made for name, row in self._rows.items() if row.kind != "learned"}
 
-    @cached_property
-    def reference(self) -> str:
-        """The static row of the highest average accuracy on clean validation data; of equal ones the first."""
-        static = _static(self._rows)
-        if len(static) == 1:
-            return static[0]
-        averages = {name: mean(score(self._suite, self._unlearned[name], "validation")) for name in static}
-        return max(averages, key=averages.__getitem__)
-
-    def compare(self, suite: Suite) -> dict[str, Any]:
+    def score(self, suite: Suite) -> dict[str, dict[str, Any]]:
         """Score all rows on a suite, whose unlabeled inputs the learned ones adapt on."""
         shop = self._shop(suite)
-        records = {name: scored(suite, self._models(name, shop)) for name in self._rows}  # one learned model at a time
-        reference = records[self.reference]["accuracy"]
-        return {
-            name: record | {"collapsed": collapsed(record["accuracy"], reference)} for name, record in records.items()
-        }
+        return {name: scored(suite, self._models(name, shop)) for name in self._rows}  # one learned model at a time
 
     def _models(self, name: str, shop: Workshop) -> Mapping[str, nn.Module]:
         row = self._rows[name]
@@ -150,21 +152,17 @@ def _under(suite: Suite, name: str, severity: int, seed: int) -> Suite:
     return suite if name == CLEAN else corrupted_suite(suite, name, severity, seed)
 
 
-def _static(rows: Mapping[str, Row]) -> list[str]:
-    return [name for name, row in rows.items() if row.kind == "static"]
+def _static(rows: Iterable[str]) -> list[str]:
+    return [name for name in rows if ROWS[name].kind == "static"]
 
 
 def _check(suite: Suite, rows: Mapping[str, Row], names: Iterable[str], severity: int) -> None:
     for name in names:
         Corruption(name, severity)
-    static = _static(rows)
-    if not static:
+    if not _static(rows):
         raise ValueError(f"methods must name a static merge, which collapses are told by; found {list(rows)}")
     check_images(suite)
     check_data(suite, rows)
-    without = [task for task, parts in suite.tasks.items() if parts.validation is None]
-    if len(static) > 1 and without:
-        raise ValueError(f"the best of {static} is chosen on validation data; missing for {without}")
     library()
 
 
@@ -180,7 +178,6 @@ def _empty(
         "classes": {name: task.num_labels for name, task in suite.tasks.items()},
         "labels": {name: _counts(test, suite.tasks[name].num_labels) for name, test in tests.items()},
         "threshold": THRESHOLD,
-        "reference": None,
         "collapses": {},
         "corruptions": {},
     }

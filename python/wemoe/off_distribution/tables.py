@@ -19,26 +19,27 @@ def corruption_table(results: Mapping[str, Any]) -> str:
 
 
 def collapse_table(results: Mapping[str, Any]) -> str:
-    """Every task that collapsed: under which corruption and in which row, the reference's accuracy and its own.
+    """Every task that collapsed: under which corruption and in which row, the best static merge's accuracy and its own.
 
     The last columns tell the class that is predicted most, of how many, and its share of all predictions, beside the
     share of the most frequent real class.
     """
-    lines = [["corruption", "row", "task", results["reference"], "accuracy", "most predicted", "share", "real"]]
+    lines = [["corruption", "row", "task", "static", "accuracy", "most predicted", "share", "real"]]
     for name, record in results["corruptions"].items():
         for row, found in record["rows"].items():
             for task in found["collapsed"]:
-                lines.append([name, row, task, *_collapse(results, record["rows"], row, task)])
+                lines.append([name, row, task, *_collapse(record, results["labels"], row, task)])
     if len(lines) == 1:
         return "no task collapsed"
     return "\n".join(aligned(lines, gap="  "))
 
 
-def _collapse(results: Mapping[str, Any], rows: Mapping[str, Any], row: str, task: str) -> list[str]:
-    predictions, real = rows[row]["predictions"][task], results["labels"][task]
+def _collapse(record: Mapping[str, Any], labels: Mapping[str, Any], row: str, task: str) -> list[str]:
+    rows, real = record["rows"], labels[task]
+    predictions = rows[row]["predictions"][task]
     most = max(predictions)
     return [
-        f"{100 * rows[results['reference']]['accuracy'][task]:.1f}",
+        f"{100 * rows[record['reference']]['accuracy'][task]:.1f}",
         f"{100 * rows[row]['accuracy'][task]:.1f}",
         f"{predictions.index(most)} of {len(predictions)}",
         f"{100 * most / sum(predictions):.1f}",
