@@ -3,17 +3,22 @@
 import json
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+import torch
 from PIL import Image
 
 from results_folders import comparison
 from tiny_suite import tiny_suite
+from wemoe.adaptation import hold_class_shares
 from wemoe.comparison import ROWS, CompareSettings, compare, running
 from wemoe.comparison.answers import ExpertAnswers
+from wemoe.comparison.choosing import check_data
 from wemoe.comparison.making import Workshop
 from wemoe.comparison.pictures import draw_pictures
 from wemoe.comparison.running import build, score
+from wemoe.data.batches import Labelled
 from wemoe.geometry import task_vector_geometry
 from wemoe.stopwatch import Stopwatch
 from wemoe.suites import Suite
@@ -141,6 +146,39 @@ def test_nothing_is_made_from_labels_of_training_or_from_test_data(name):
     assert score(suite, build(row, shop).made, "validation").keys() == {"colours", "animals"}
 
 
+def of_one_class():
+    """The tiny suite, whose training samples are all of the first class."""
+    suite = tiny_suite()
+    tasks = {
+        name: replace(task, train=Labelled(task.train.samples, torch.zeros_like(task.train.labels)))
+        for name, task in suite.tasks.items()
+    }
+    return Suite(suite.base, suite.experts, suite.heads, tasks)
+
+
+def test_class_shares_hold_the_experts_answers_to_the_classes_of_the_training_data():
+    suite = of_one_class()
+    answers = ExpertAnswers(suite)
+    everything = SimpleNamespace(rows=slice(None))
+    for name, task in suite.tasks.items():
+        found, held = (answers.by_task(tolerance)[name](everything) for tolerance in (None, 1.5))
+        counts = [len(task.train.labels) + 1, *[1] * (task.num_labels - 1)]  # no class is impossible
+        assert torch.equal(held, hold_class_shares(found, torch.tensor(counts), 1.5))
+        assert not torch.equal(held, found)
+
+
+def test_a_row_with_class_shares_learns_from_these_answers_and_needs_training_data():
+    losses = {}
+    for tolerance in (None, 1.5):
+        options = {} if tolerance is None else {"class_shares": tolerance}
+        row = CompareSettings(steps=1, methods={"wemoe_match": options}).rows()["wemoe_match"]
+        built = build(row, Workshop(of_one_class(), 0, ExpertAnswers(of_one_class())))
+        losses[tolerance] = built.made.adaptation.history[0]["loss"]
+    assert losses[1.5] > losses[None]
+    with pytest.raises(ValueError, match="row 'wemoe_match' needs the train part of every task; missing for"):
+        check_data(with_tasks(train=None), {"wemoe_match": row})
+
+
 def test_rows_that_search_nothing_need_no_validation_data(tmp_path):
     suite = with_tasks(validation=None)
     results = run(tmp_path, suite, methods={"ties": {"scaling": 0.5}, "wemoe_entropy": {}})
@@ -207,6 +245,10 @@ def test_rows_of_other_settings_are_not_kept(tmp_path, monkeypatch):
         ({"methods": {"ties": {"density": "low"}}}, "methods.ties.density must be a number, or a list"),
         ({"methods": {"ties": {"scaling": []}}}, "methods.ties.scaling must be a number, or a list"),
         ({"methods": {"ties": {"merge_func": 1}}}, "methods.ties.merge_func must be text, 'mean' say; found 1"),
+        (
+            {"methods": {"wemoe_entropy": {"class_shares": 2}}},
+            "methods.wemoe_entropy: no option is called 'class_shares'",
+        ),
         ({"methods": {"average": {"steps": 3}}}, "methods.average: no option is called 'steps'; none is known here"),
     ],
 )

@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from wemoe.adaptation import hold_class_shares
 from wemoe.data.batches import Batch, Samples, read_all
 from wemoe.modes import evaluating
 from wemoe.suites import Suite
@@ -39,11 +40,26 @@ class ExpertAnswers:
                 self._logits[name] = self._compute(name, task.unlabeled)
         self.seconds = time.perf_counter() - start
 
-    @property
-    def by_task(self) -> dict[str, Callable[[Batch], Tensor]]:
-        """By task, a function from a batch of its unlabeled samples to the expert's logits [B, C]."""
+    def by_task(self, class_shares: float | None = None) -> dict[str, Callable[[Batch], Tensor]]:
+        """Return, by task, a function from a batch of its unlabeled samples to the expert's logits [B, C].
+
+        Args:
+            class_shares: the tolerance within which `hold_class_shares` keeps them to the classes of the training data;
+                None to leave them as they are.
+        """
         self.prepare()
-        return {task: _reader(logits) for task, logits in self._logits.items()}
+        if class_shares is None:
+            return {task: _reader(logits) for task, logits in self._logits.items()}
+        return {
+            task: _reader(hold_class_shares(logits, self._shares(task), class_shares))
+            for task, logits in self._logits.items()
+        }
+
+    def _shares(self, name: str) -> Tensor:
+        """How many training samples each class has [C], and one more, since none is impossible."""
+        task = self._suite.tasks[name]
+        assert task.train is not None  # which `check_data` has checked
+        return torch.bincount(task.train.labels, minlength=task.num_labels) + 1
 
     def _compute(self, task: str, samples: Samples) -> Tensor:
         suite, expert = self._suite, self._suite.experts[task]

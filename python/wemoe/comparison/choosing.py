@@ -63,7 +63,8 @@ def check_data(suite: Suite, rows: Mapping[str, Row]) -> None:
     if without:
         raise ValueError(f"tasks must hold the data of every expert; missing: {without}")
     for name, row in rows.items():
-        wanted = {"test": True, "unlabeled": row.reads_inputs, "validation": bool(row.grid)}
+        needs_train = row.options.get("class_shares") is not None
+        wanted = {"test": True, "unlabeled": row.reads_inputs, "validation": bool(row.grid), "train": needs_train}
         for part in (part for part, needed in wanted.items() if needed):
             missing = [task for task, parts in suite.tasks.items() if getattr(parts, part) is None]
             if missing:

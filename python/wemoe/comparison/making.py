@@ -107,13 +107,15 @@ def routed(
     return _for_all(shop, model, _trained(model), done)
 
 
-def _adapt(shop: Workshop, model: nn.Module, *, batch_size: int, objective: str, **how: Any) -> Adaptation:
+def _adapt(
+    shop: Workshop, model: nn.Module, *, batch_size: int, objective: str, class_shares: float | None = None, **how: Any
+) -> Adaptation:
     return adapt(
         model,
         shop.suite.streams(batch_size, shop.seed),
         shop.suite.predict,
         objective=objective,  # type: ignore[arg-type]  # checked there
-        experts=shop.answers.by_task if objective == "match" else None,
+        experts=shop.answers.by_task(class_shares) if objective == "match" else None,
         seed=shop.seed,
         **how,
     )

@@ -71,9 +71,14 @@ def _learned(
 ) -> dict[str, Row]:
     """One row for each objective that has a learning rate."""
     shared = {"init_lambda": 0.3, **options, "batch_size": 8, "schedule": "cosine"}
+    only = {"match": {"class_shares": None}}
     return {
         f"{name}_{objective}": Row(
-            label, "learned", make, {**shared, "objective": objective, "learning_rate": rate}, reads_inputs=True
+            label,
+            "learned",
+            make,
+            {**shared, "objective": objective, "learning_rate": rate, **only.get(objective, {})},
+            reads_inputs=True,
         )
         for objective, rate in learning_rates.items()
     }
