@@ -78,14 +78,14 @@ def _references(findings: Findings) -> Iterator[str]:
 def _merges(findings: Findings) -> Iterator[str]:
     static, routed = findings.best_static, findings.recommended
     if static is not None:
-        score = f"{_score(static)}{_share(findings, static)}"
+        score = f"{_score(static)}{_share(static)}"
         yield f"The best merge into a plain model without learning is {static.title}: {score}."
     if routed is None:
         return
     called = (
         "the recommended way" if routed.name == RECOMMENDED_ROW else "the best of the routed models that match experts"
     )
-    text = f"{routed.title}, {called}, reaches {_score(routed)}{_share(findings, routed)}"
+    text = f"{routed.title}, {called}, reaches {_score(routed)}{_share(routed)}"
     others = [(row, points(_mean(routed), _mean(row))) for row in (static, findings.adamerging) if row is not None]
     if others:
         text += ": " + " and ".join(f"{difference} {row.title}" for row, difference in others)
@@ -94,11 +94,11 @@ def _merges(findings: Findings) -> Iterator[str]:
     if published is not None and published is not routed:
         yield (
             f"With {PUBLISHED_OBJECTIVE}, the published objective, the same model reaches "
-            f"{_score(published)}{_share(findings, published)}."
+            f"{_score(published)}{_share(published)}."
         )
     best = findings.best
     if best is not None and _mean(best) > _mean(routed):
-        yield f"The best merge of all is {best.title}: {_score(best)}{_share(findings, best)}."
+        yield f"The best merge of all is {best.title}: {_score(best)}{_share(best)}."
 
 
 def _score(row: Row) -> str:
@@ -106,9 +106,10 @@ def _score(row: Row) -> str:
     return f"{percent(row.average.mean)} %{spread}"
 
 
-def _share(findings: Findings, row: Row) -> str:
-    experts = findings.rows.get("individual")
-    return "" if experts is None or not _mean(experts) else f", {percent(_mean(row) / _mean(experts))} % of the experts"
+def _share(row: Row) -> str:
+    """What part of the experts' accuracy it has: the normalised average, as in the tables."""
+    share = row.normalised.mean
+    return "" if share is None else f", {percent(share)} % of the experts"
 
 
 def _size(findings: Findings, row: Row) -> str:
