@@ -156,6 +156,14 @@ def test_costs_are_those_of_the_first_run(page):
     assert lines["RegMean"]["search, s"] == "30.0"
 
 
+def test_options_are_told_but_those_that_are_not_used(tmp_path):
+    results = comparison(rows=ROWS)
+    results["rows"]["wemoe_match"]["options"] = {"steps": 100, "class_shares": None}
+    lines = texts(table(page_of(tmp_path, comparison=results), "Options of every row"))
+    assert lines["wemoe_match"] == {"options": "steps 100"}
+    assert lines["individual"] == {"options": "none"}
+
+
 def test_routing_modes_stand_side_by_side(page):
     caption = "Average accuracy by routing and batches, %, and predictions that change"
     lines = texts(table(page, caption))

@@ -58,13 +58,7 @@ def _environment(findings: Findings) -> list[tuple[str, Any]]:
 def _options(findings: Findings) -> list[Html]:
     if not findings.costs:
         return []
-    lines = [
-        Line(
-            element("code", name),
-            [", ".join(f"{key} {_told(value)}" for key, value in row["options"].items()) or "none"],
-        )
-        for name, row in findings.costs.items()
-    ]
+    lines = [Line(element("code", name), [_set(row["options"])]) for name, row in findings.costs.items()]
     searched = {
         name: [key for key, value in row.get("settings", {}).items() if isinstance(value, list)]
         for name, row in findings.costs.items()
@@ -74,6 +68,11 @@ def _options(findings: Findings) -> list[Html]:
     return [
         details("Options of every row", table("Options of every row", ["row", "options"], lines, class_="facts"), *note)
     ]
+
+
+def _set(options: Mapping[str, Any]) -> str:
+    """A row's options, without those that are not used."""
+    return ", ".join(f"{key} {_told(value)}" for key, value in options.items() if value is not None) or "none"
 
 
 def _told(value: Any) -> str:
