@@ -81,6 +81,14 @@ def test_a_class_that_is_never_predicted_does_not_make_it_infinite():
     )
 
 
+def test_logits_that_are_too_far_apart_are_told_of():
+    generator = torch.Generator().manual_seed(0)
+    logits = 1000 * torch.randn(19, 6, generator=generator)
+    with pytest.warns(UserWarning, match=r"times beyond its bounds after 1000 rounds; logits are up to .* apart"):
+        held = hold_class_shares(logits, torch.tensor([1.0, 1, 1, 1, 1, 95]), tolerance=1.1)
+    assert held.isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

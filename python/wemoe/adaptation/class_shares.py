@@ -9,6 +9,7 @@ are others, it harms them. So shares are held within bounds here, and nothing ch
 from __future__ import annotations
 
 import math
+import warnings
 
 import torch
 from torch import Tensor
@@ -20,7 +21,8 @@ CLOSE = 1e-3  # of a share, relative to its bound
 def hold_class_shares(logits: Tensor, shares: Tensor, tolerance: float = 1.5) -> Tensor:
     """Shift an expert's logits, one number a class, until no class is predicted implausibly often or seldom.
 
-    Afterwards each class's mean probability is between its share divided by `tolerance` and its share times that.
+    Afterwards each class's mean probability is between its share divided by `tolerance` and its share times that, to a
+    thousandth of these. Where logits are so far apart that single samples decide, it comes as near as it can and warns.
 
     Args:
         logits: of an expert on all unlabeled samples of its task [S, C]; it is not changed.
@@ -45,6 +47,12 @@ def hold_class_shares(logits: Tensor, shares: Tensor, tolerance: float = 1.5) ->
         if missing.abs().max() <= CLOSE:
             break
         shift = shift + missing
+    else:
+        warnings.warn(
+            f"a class is {float(missing.abs().max().exp()):.3g} times beyond its bounds after {ROUNDS} rounds; "
+            f"logits are up to {float((exact.amax(-1) - exact.amin(-1)).max()):.3g} apart",
+            stacklevel=2,
+        )
     return (exact + shift).to(logits.dtype) if shift.any() else logits
 
 
