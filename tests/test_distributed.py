@@ -227,6 +227,7 @@ import sys
 import torch
 from accelerate import Accelerator
 import wemoe
+from processes import leave
 
 accelerator = Accelerator(cpu=True)
 assert accelerator.num_processes == 2
@@ -239,6 +240,8 @@ for ids in data:
     accelerator.backward(parallel(input_ids=ids).last_hidden_state.square().mean())
     optimizer.step()
 accelerator.unwrap_model(parallel).save_pretrained(sys.argv[2], is_main_process=accelerator.is_main_process)
+accelerator.end_training()
+leave()
 """
 
 
@@ -253,7 +256,7 @@ def test_accelerate_launch_trains_the_routers(tmp_path):
         [*launch, "--main_process_port", "0", str(tmp_path / "train.py"), *folders],
         check=True,
         timeout=240,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.path.dirname(__file__)},
     )
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     for ids in torch.arange(1, 33).reshape(8, 4).split(4):  # two processes of two samples: four a step
