@@ -13,12 +13,12 @@ from results_folders import comparison
 from tiny_suite import tiny_suite
 from wemoe.adaptation import hold_class_shares
 from wemoe.comparison import ROWS, CompareSettings, compare, running
-from wemoe.comparison.answers import ExpertAnswers
 from wemoe.comparison.choosing import check_data
 from wemoe.comparison.making import Workshop
 from wemoe.comparison.pictures import draw_pictures
 from wemoe.comparison.running import build, score
 from wemoe.data.batches import Labelled
+from wemoe.expert_answers import ExpertAnswers
 from wemoe.geometry import task_vector_geometry
 from wemoe.stopwatch import Stopwatch
 from wemoe.suites import Suite

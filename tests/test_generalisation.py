@@ -11,10 +11,10 @@ import wemoe
 from tiny_images import tiny_image_suite, with_parts
 from tiny_suite import tiny_suite
 from wemoe.comparison import CompareSettings
-from wemoe.comparison.answers import ExpertAnswers
 from wemoe.comparison.making import Workshop
 from wemoe.comparison.running import build
 from wemoe.data.batches import Task
+from wemoe.expert_answers import ExpertAnswers
 from wemoe.off_distribution import generalisation, pairs_of, unseen
 from wemoe.suites import Suite
 

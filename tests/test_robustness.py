@@ -10,9 +10,9 @@ import wemoe
 from tiny_images import two_image_tasks, with_parts
 from tiny_suite import tiny_suite
 from wemoe.comparison import CompareSettings
-from wemoe.comparison.answers import ExpertAnswers
 from wemoe.comparison.making import Workshop
 from wemoe.comparison.running import build
+from wemoe.expert_answers import ExpertAnswers
 from wemoe.off_distribution import DEFAULT_ROWS, corrupted_suite, corruptions, robustness
 from wemoe.off_distribution.scoring import chosen_rows
 

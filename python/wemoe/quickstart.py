@@ -19,12 +19,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from wemoe import report
 from wemoe.built_in import Foundation
-from wemoe.comparison.answers import ExpertAnswers
 from wemoe.comparison.making import Made, Workshop
 from wemoe.comparison.rows import ROWS, Row
 from wemoe.comparison.running import build, mean, score, summary
 from wemoe.data import minilm, text6
 from wemoe.data.batches import tokenize_task
+from wemoe.expert_answers import ExpertAnswers
 from wemoe.files import check_writable, write_json
 from wemoe.heads import load_heads
 from wemoe.info import collect

@@ -12,7 +12,7 @@ from torch import nn
 
 from wemoe.adaptation import Adaptation, adapt
 from wemoe.adaptation.adamerging import fold_coefficients, with_coefficients
-from wemoe.comparison.answers import ExpertAnswers
+from wemoe.expert_answers import ExpertAnswers
 from wemoe.suites import Suite
 from wemoe.upcycling import upcycle
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from wemoe.adaptation import Adaptation
 from wemoe.comparison import tables
-from wemoe.comparison.answers import ExpertAnswers
 from wemoe.comparison.choosing import CompareSettings, check_data
 from wemoe.comparison.making import Made, Workshop
 from wemoe.comparison.measuring import Cost, count_distinct, inference_cost, measuring
@@ -18,6 +17,7 @@ from wemoe.comparison.pictures import draw_pictures
 from wemoe.comparison.resuming import former_results
 from wemoe.comparison.rows import Row
 from wemoe.comparison.scoring import modes_of, score_once
+from wemoe.expert_answers import ExpertAnswers
 from wemoe.files import check_writable, write_json, write_text
 from wemoe.geometry import task_vector_geometry
 from wemoe.html_report import write_report

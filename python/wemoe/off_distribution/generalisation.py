@@ -20,12 +20,12 @@ from typing import Any
 
 from torch import nn
 
-from wemoe.comparison.answers import ExpertAnswers
 from wemoe.comparison.choosing import CompareSettings, check_data
 from wemoe.comparison.making import Workshop
 from wemoe.comparison.resuming import former_results
 from wemoe.comparison.rows import Row
 from wemoe.comparison.running import build, mean
+from wemoe.expert_answers import ExpertAnswers
 from wemoe.files import check_writable, write_json
 from wemoe.off_distribution.charts import plot_unseen
 from wemoe.off_distribution.scoring import chosen_rows, described, scored

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from wemoe.comparison.answers import ExpertAnswers
 from wemoe.comparison.choosing import CompareSettings, check_data
 from wemoe.comparison.making import Made, Workshop
 from wemoe.comparison.resuming import former_results
 from wemoe.comparison.rows import ROWS, Row
 from wemoe.comparison.running import build
 from wemoe.data.batches import Labelled
+from wemoe.expert_answers import ExpertAnswers
 from wemoe.files import check_writable, write_json
 from wemoe.off_distribution.charts import plot_corruptions, plot_predictions
 from wemoe.off_distribution.corrupted import check_images, corrupted_suite
