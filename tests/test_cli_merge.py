@@ -16,8 +16,9 @@ from typer.testing import CliRunner
 
 import wemoe
 from models import experts_of, inputs_of, tiny_bert
-from task_folders import text_folders, text_settings
+from task_folders import LABELS, text_folders, text_rows, text_settings, write_jsonl
 from wemoe import cli
+from wemoe.expert_answers import ExpertAnswers
 from wemoe.merge_config import read_config
 from wemoe.method_parameters import PARAMETERS
 from wemoe.suites import Suite, load_suite
@@ -397,6 +398,27 @@ def test_adapt_makes_a_routed_model_or_goes_on_with_one(texts):
     assert all(".router." in name for name in moved)
     assert set(wemoe.load_heads(texts / "second")) == {"colours", "animals"}
     assert AutoTokenizer.from_pretrained(texts / "second")("hot")["input_ids"]
+
+
+def test_adapt_holds_the_experts_to_the_classes_of_the_training_data(texts):
+    settings = text_settings(texts)
+    colours = [row | {"label": LABELS["colours"][0]} for row in text_rows("colours")]  # nearly all of one class
+    write_jsonl(texts / "colours-train.jsonl", [*colours, text_rows("colours")[1]])
+    for task in settings["tasks"].values():
+        task["unlabeled"] = task["test"]
+    parameters = OPTIONS["wemoe"] | {"class_shares": 1.5}
+    file = write(texts, **settings, merge_method="wemoe", parameters=parameters, seed=1)
+    succeed("adapt", file, "--output", texts / "held")
+
+    suite = load_suite(read_config(file))
+    torch.manual_seed(1)
+    model = wemoe.upcycle(suite.base, suite.experts, progress=False)
+    experts = ExpertAnswers(suite).by_task(1.5)
+    wemoe.adapt(model, suite.streams(16, 1), suite.predict, experts=experts, **ADAPT, seed=1, progress=False)
+    held = state_of(texts / "held")
+    assert all(torch.equal(held[name], tensor) for name, tensor in model.state_dict().items())
+    free = by_hand("wemoe", suite)
+    assert any(not torch.equal(held[name], tensor) for name, tensor in free.items())
 
 
 def test_adapt_refuses_methods_without_routers_and_models_of_other_tasks(texts):

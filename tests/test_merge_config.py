@@ -268,6 +268,18 @@ def test_methods_that_read_data_need_tasks_or_a_suite(method):
     assert parse_config({"suite": "text6", "merge_method": method}).merge_method == method
 
 
+def test_class_shares_are_of_match_and_count_training_data():
+    method = {"merge_method": "wemoe", "tasks": {task: {"unlabeled": "a.csv"} for task in ("movies", "icd")}}
+    assert refusal(**method, parameters={"class_shares": 1.5, "objective": "entropy"}) == [
+        "parameters.class_shares: is of the objective match; found entropy",
+        "tasks.movies.train: must be given; class_shares counts its classes",
+        "tasks.icd.train: must be given; class_shares counts its classes",
+    ]
+    assert refusal(**method, parameters={"class_shares": 1}) == [
+        "parameters.class_shares: input should be greater than 1; found 1"
+    ]
+
+
 def test_a_suite_needs_a_weight_for_all_its_experts():
     assert parse_config({"suite": "text6", "merge_method": "ties", "parameters": {"weight": 1}})
     with pytest.raises(ValueError, match=r"parameters\.weight: must be given; it is of every model"):
@@ -344,7 +356,7 @@ FUNCTIONS = {
 @pytest.mark.parametrize("method", FUNCTIONS)
 def test_methods_that_read_data_take_the_keywords_of_their_functions(method):
     known = {name for function in FUNCTIONS[method] for name in inspect.signature(function).parameters}
-    of_the_data = {"batch_size", "train_on"}
+    of_the_data = {"batch_size", "train_on", "class_shares"}
     assert set(PARAMETERS[method].model_fields) - of_the_data <= known
 
 

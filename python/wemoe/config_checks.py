@@ -69,12 +69,24 @@ def _method_problems(config: MergeConfig) -> Iterator[str]:
                 yield f"tasks: must be given (or suite); {config.merge_method} reads data of every task"
             elif missing:
                 yield f"tasks: {config.merge_method} reads data of every task; found none of {', '.join(missing)}"
+        yield from _class_share_problems(config)
     elif config.merge_method != "average":
         yield from _weight_problems(config)
     if type(config.parameters).has_front:
         yield from _front_problems(cast("FrontConfig", config))
     else:
         yield from _sweep_problems(config)
+
+
+def _class_share_problems(config: MergeConfig) -> Iterator[str]:
+    """Experts are held to the classes of training data, and only one objective asks them."""
+    if not isinstance(config.parameters, Routed) or config.parameters.class_shares is None:
+        return
+    if config.parameters.objective != "match":
+        yield f"parameters.class_shares: is of the objective match; found {config.parameters.objective}"
+    for task, found in config.tasks.items():
+        if found.train is None:
+            yield f"tasks.{task}.train: must be given; class_shares counts its classes"
 
 
 def _front_problems(config: FrontConfig) -> Iterator[str]:

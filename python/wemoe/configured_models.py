@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from wemoe.adaptation import Adaptation, adamerging, adapt
+from wemoe.expert_answers import ExpertAnswers
 from wemoe.merge_config import MergeConfig
 from wemoe.merging import RULES, fisher, regmean
 from wemoe.merging.rules import Rule, Sources, merge
@@ -75,9 +76,12 @@ def upcycled(config: MergeConfig, parameters: Routed, suite: Suite, progress: bo
 
 def adapt_model(config: MergeConfig, suite: Suite, model: RoutedModule, progress: bool) -> Adaptation:
     """Train the routers of a model on a suite's unlabeled data, in place."""
-    options = _adaptation(config, cast("Routed", config.parameters), progress)
+    parameters = cast("Routed", config.parameters)
+    options = _adaptation(config, parameters, progress)
     streams = suite.streams(options.pop("batch_size"), config.seed)
-    return adapt(model, streams, suite.predict, experts=suite.experts, **options)
+    held = parameters.class_shares
+    experts = suite.experts if held is None else ExpertAnswers(suite).by_task(held)
+    return adapt(model, streams, suite.predict, experts=experts, **options)
 
 
 def _with_data(config: MergeConfig, progress: bool) -> tuple[Callable[..., Any], dict[str, Any]]:

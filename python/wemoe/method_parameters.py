@@ -152,7 +152,12 @@ class AdaMerging(Adaptive):
 
 
 class Routed(Adaptive):
-    """As of `wemoe.upcycle`, and of `wemoe.adapt` after it."""
+    """As of `wemoe.upcycle`, and of `wemoe.adapt` after it.
+
+    Attributes:
+        class_shares: the tolerance within which `hold_class_shares` keeps what `match` makes equal, the experts'
+            answers, to the classes of the training data; by default they are taken as they are.
+    """
 
     router_hidden_layers: Depth = 2
     batch_reduce: Flag = False
@@ -161,6 +166,7 @@ class Routed(Adaptive):
     prune_ratio: Annotated[Number, Field(ge=0, lt=1)] | None = None
     position_encoding: Flag = False
     objective: Objective = "match"
+    class_shares: Annotated[Number, Field(gt=1)] | None = None
     learning_rate: Rate = 1e-4
 
 
