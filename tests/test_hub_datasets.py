@@ -141,6 +141,13 @@ def test_a_data_set_that_is_not_there_is_refused(tmp_path):
         load_split(DatasetConfig(name=str(tmp_path / "none")), "test", "tasks.x.test")
 
 
+def test_a_data_set_that_a_script_makes_is_refused(tmp_path):
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "old.py").write_text("")
+    with pytest.raises(ValueError, match=r"of a data set without a script; found '.*old': .* `revision: refs/convert"):
+        load_split(DatasetConfig(name=str(tmp_path / "old")), "test", "tasks.x.test")
+
+
 def test_without_the_package_its_extra_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     with pytest.raises(

@@ -95,7 +95,7 @@ def load_split(config: DatasetConfig, split: str, label: str) -> Split:
 
     Raises:
         ImportError: the package is not installed.
-        ValueError: there is no such data set, configuration or split, or it is empty.
+        ValueError: there is no such data set, configuration or split, it is empty, or a script makes it.
     """
     try:
         import datasets
@@ -108,6 +108,13 @@ def load_split(config: DatasetConfig, split: str, label: str) -> Split:
             data = datasets.load_dataset(config.name, config.config, split=split, revision=config.revision)
     except (ValueError, KeyError, AssertionError, FileNotFoundError) as error:
         raise ValueError(f"{label} must be a split of a data set, {str(config)!r}; found {split!r}: {error}") from error
+    except RuntimeError as error:
+        if "scripts are no longer supported" not in str(error):
+            raise
+        raise ValueError(
+            f"{label} must be of a data set without a script; found {str(config)!r}: {error}. "
+            "Of many the Hub has a copy without one, `revision: refs/convert/parquet`"
+        ) from error
     if len(data) == 0:
         raise ValueError(f"{label} must hold at least one sample; found none in {split!r} of {str(config)!r}")
     return Split(f"{config}, {split}", data)
