@@ -15,6 +15,7 @@ from wemoe.cli import app
 from wemoe.comparison import CompareSettings, charts
 from wemoe.comparison import running as comparing
 from wemoe.merge_config import parse_config
+from wemoe.off_distribution import robustness
 from wemoe.over_seeds import evaluate_suite, experiments, running, summarise, tables
 from wemoe.over_seeds.chart import plot_summary
 from wemoe.over_seeds.experiments import chosen_experiments
@@ -197,7 +198,7 @@ def ran(monkeypatch):
         return lambda suite, settings, output, **shared: calls.append((name, settings.seed, output, shared["resume"]))
 
     monkeypatch.setattr(experiments, "EXPERIMENTS", {name: stub(name) for name in ("unseen", "corruptions")})
-    monkeypatch.setattr(experiments, "library", lambda: "a library 1.0")
+    monkeypatch.setattr(robustness, "library", lambda: "a library 1.0")
     return calls
 
 
@@ -212,7 +213,8 @@ def settings(*rows):
 
 def four_tasks(suite):
     names = {f"{task}{copy}": task for task in suite.tasks for copy in "12"}
-    return replace(suite, tasks={name: suite.tasks[task] for name, task in names.items()})
+    experts, tasks = ({name: part[task] for name, task in names.items()} for part in (suite.experts, suite.tasks))
+    return replace(suite, experts=experts, tasks=tasks)
 
 
 def test_by_default_they_are_those_that_the_suite_allows(ran):
@@ -235,7 +237,7 @@ def test_by_default_they_are_those_that_the_suite_allows(ran):
     [
         (["average"], ["unsen"], r"experiments must be among \['unseen', 'corruptions'\]; found \['unsen'\]"),
         (["average"], ["unseen"], "unseen tasks are two, and two more must be left to merge; found"),
-        (["wemoe_match"], ["corruptions"], "corruptions need a static merge, which collapses are told by; found"),
+        (["wemoe_match"], ["corruptions"], "methods must name a static merge, which collapses are told by; found"),
     ],
 )
 def test_one_that_is_named_and_not_possible_is_refused(ran, rows, names, message):

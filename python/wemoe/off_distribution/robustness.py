@@ -72,7 +72,9 @@ def corruptions(
             a row needs or does not consist of images. All are checked before any work.
     """
     rows, names = chosen_rows(settings), list(names)
-    _check(suite, rows, names, severity)
+    for name in names:
+        Corruption(name, severity)  # which checks itself
+    check_corruptions(suite, settings)
     folder = check_writable(output)
     results = _empty(suite, settings, rows, severity, origin or {})
     former = former_results(folder / RESULTS, results, results.keys() - TO_COME) if resume else None
@@ -91,6 +93,22 @@ def corruptions(
     plot_corruptions(results, folder / "corruptions.png")
     plot_predictions(results, folder / "corruptions_predictions.png")
     return results
+
+
+def check_corruptions(suite: Suite, settings: CompareSettings) -> None:
+    """Check that a suite can be corrupted and that its rows can be compared then.
+
+    Raises:
+        ImportError: the library of corruptions is not installed.
+        ValueError: a row or an option is unknown, no row is a static merge, or the suite lacks data that a row needs or
+            does not consist of images.
+    """
+    rows = chosen_rows(settings)
+    if not _static(rows):
+        raise ValueError(f"methods must name a static merge, which collapses are told by; found {list(rows)}")
+    check_images(suite)
+    check_data(suite, rows)
+    library()
 
 
 def collapses(results: Mapping[str, Any]) -> dict[str, int]:
@@ -154,16 +172,6 @@ def _under(suite: Suite, name: str, severity: int, seed: int) -> Suite:
 
 def _static(rows: Iterable[str]) -> list[str]:
     return [name for name in rows if ROWS[name].kind == "static"]
-
-
-def _check(suite: Suite, rows: Mapping[str, Row], names: Iterable[str], severity: int) -> None:
-    for name in names:
-        Corruption(name, severity)
-    if not _static(rows):
-        raise ValueError(f"methods must name a static merge, which collapses are told by; found {list(rows)}")
-    check_images(suite)
-    check_data(suite, rows)
-    library()
 
 
 def _empty(

@@ -7,9 +7,7 @@ from typing import Any
 
 from wemoe.comparison.choosing import CompareSettings
 from wemoe.off_distribution import corruptions, unseen
-from wemoe.off_distribution.corrupted import check_images
-from wemoe.off_distribution.corrupting import library
-from wemoe.off_distribution.scoring import chosen_rows
+from wemoe.off_distribution.robustness import check_corruptions
 from wemoe.suites import Suite
 
 Experiment = Callable[..., dict[str, Any]]  # experiment(suite, settings, output, watch=, origin=, resume=)
@@ -61,12 +59,4 @@ def _check_unseen(suite: Suite, settings: CompareSettings) -> None:
         raise ValueError(f"unseen tasks are two, and two more must be left to merge; found {list(suite.tasks)}")
 
 
-def _check_corruptions(suite: Suite, settings: CompareSettings) -> None:
-    check_images(suite)
-    library()
-    rows = chosen_rows(settings)
-    if all(row.kind != "static" for row in rows.values()):
-        raise ValueError(f"corruptions need a static merge, which collapses are told by; found {list(rows)}")
-
-
-_CHECKS = {"unseen": _check_unseen, "corruptions": _check_corruptions}
+_CHECKS = {"unseen": _check_unseen, "corruptions": check_corruptions}
