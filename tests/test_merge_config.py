@@ -275,6 +275,8 @@ def test_class_shares_are_of_match_and_count_training_data():
         "tasks.movies.train: must be given; class_shares counts its classes",
         "tasks.icd.train: must be given; class_shares counts its classes",
     ]
+    swept = refusal(**method, parameters=None, sweep={"class_shares": [1.5, 2]})
+    assert "tasks.icd.train: must be given; class_shares counts its classes" in swept
     assert refusal(**method, parameters={"class_shares": 1}) == [
         "parameters.class_shares: input should be greater than 1; found 1"
     ]

@@ -80,7 +80,9 @@ def _method_problems(config: MergeConfig) -> Iterator[str]:
 
 def _class_share_problems(config: MergeConfig) -> Iterator[str]:
     """Experts are held to the classes of training data, and only one objective asks them."""
-    if not isinstance(config.parameters, Routed) or config.parameters.class_shares is None:
+    if not isinstance(config.parameters, Routed):
+        return
+    if config.parameters.class_shares is None and "class_shares" not in config.sweep:
         return
     if config.parameters.objective != "match":
         yield f"parameters.class_shares: is of the objective match; found {config.parameters.objective}"
