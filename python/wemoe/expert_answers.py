@@ -58,7 +58,7 @@ class ExpertAnswers:
     def _shares(self, name: str) -> Tensor:
         """How many training samples each class has [C], and one more, since none is impossible."""
         task = self._suite.tasks[name]
-        assert task.train is not None  # which `check_data` has checked
+        assert task.train is not None  # checked before any work, with the rows or the configuration
         return torch.bincount(task.train.labels, minlength=task.num_labels) + 1
 
     def _compute(self, task: str, samples: Samples) -> Tensor:
