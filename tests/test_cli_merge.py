@@ -400,20 +400,20 @@ def test_adapt_makes_a_routed_model_or_goes_on_with_one(texts):
     assert AutoTokenizer.from_pretrained(texts / "second")("hot")["input_ids"]
 
 
-def test_adapt_holds_the_experts_to_the_classes_of_the_training_data(texts):
+def test_adapt_changes_the_experts_answers_as_the_configuration_asks(texts):
     settings = text_settings(texts)
     colours = [row | {"label": LABELS["colours"][0]} for row in text_rows("colours")]  # nearly all of one class
     write_jsonl(texts / "colours-train.jsonl", [*colours, text_rows("colours")[1]])
     for task in settings["tasks"].values():
         task["unlabeled"] = task["test"]
-    parameters = OPTIONS["wemoe"] | {"class_shares": 1.5}
+    parameters = OPTIONS["wemoe"] | {"class_shares": 1.5, "anchor": 0.25}
     file = write(texts, **settings, merge_method="wemoe", parameters=parameters, seed=1)
     succeed("adapt", file, "--output", texts / "held")
 
     suite = load_suite(read_config(file))
     torch.manual_seed(1)
     model = wemoe.upcycle(suite.base, suite.experts, progress=False)
-    experts = ExpertAnswers(suite).by_task(1.5)
+    experts = ExpertAnswers(suite).by_task(class_shares=1.5, anchor=0.25, init_lambda=0.3)
     wemoe.adapt(model, suite.streams(16, 1), suite.predict, experts=experts, **ADAPT, seed=1, progress=False)
     held = state_of(texts / "held")
     assert all(torch.equal(held[name], tensor) for name, tensor in model.state_dict().items())

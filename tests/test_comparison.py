@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -11,18 +12,20 @@ from PIL import Image
 
 from results_folders import comparison
 from tiny_suite import tiny_suite
-from wemoe.adaptation import hold_class_shares
+from wemoe.adaptation import anchor_to_start, hold_class_shares
 from wemoe.comparison import ROWS, CompareSettings, compare, running
 from wemoe.comparison.choosing import check_data
 from wemoe.comparison.making import Workshop
 from wemoe.comparison.pictures import draw_pictures
 from wemoe.comparison.running import build, score
-from wemoe.data.batches import Labelled
+from wemoe.data.batches import Labelled, read_all
 from wemoe.expert_answers import ExpertAnswers
 from wemoe.geometry import task_vector_geometry
+from wemoe.merging import task_arithmetic
 from wemoe.stopwatch import Stopwatch
 from wemoe.suites import Suite
 
+ANSWERS = {"their own": {}, "held": {"class_shares": 1.5}, "anchored": {"anchor": 0.5}}
 REPRESENTATIVES = ["fisher", "regmean", "task_arithmetic", "dare_ties", "adamerging_pp_infomax", "wemoe_match"]
 
 
@@ -161,22 +164,43 @@ def test_class_shares_hold_the_experts_answers_to_the_classes_of_the_training_da
     answers = ExpertAnswers(suite)
     everything = SimpleNamespace(rows=slice(None))
     for name, task in suite.tasks.items():
-        found, held = (answers.by_task(tolerance)[name](everything) for tolerance in (None, 1.5))
+        found, held = (answers.by_task(class_shares=held)[name](everything) for held in (None, 1.5))
         counts = [len(task.train.labels) + 1, *[1] * (task.num_labels - 1)]  # no class is impossible
         assert torch.equal(held, hold_class_shares(found, torch.tensor(counts), 1.5))
         assert not torch.equal(held, found)
 
 
-def test_a_row_with_class_shares_learns_from_these_answers_and_needs_training_data():
-    losses = {}
-    for tolerance in (None, 1.5):
-        options = {} if tolerance is None else {"class_shares": tolerance}
-        row = CompareSettings(steps=1, methods={"wemoe_match": options}).rows()["wemoe_match"]
-        built = build(row, Workshop(of_one_class(), 0, ExpertAnswers(of_one_class())))
-        losses[tolerance] = built.made.adaptation.history[0]["loss"]
-    assert losses[1.5] > losses[None]
+def test_an_anchor_mixes_in_the_answers_of_task_arithmetic_before_classes_are_held():
+    suite = of_one_class()
+    merged = task_arithmetic(suite.base, suite.experts, scaling=0.4).eval()
+    answers = ExpertAnswers(suite)
+    everything = SimpleNamespace(rows=slice(None))
+    for name, task in suite.tasks.items():
+        with torch.no_grad():
+            start = read_all(task.unlabeled, 64, partial(suite.predict, merged, task=name))
+        anchored = anchor_to_start(answers.by_task()[name](everything), start, 0.25)
+        found = answers.by_task(anchor=0.25, init_lambda=0.4)[name](everything)
+        torch.testing.assert_close(found, anchored)  # batches of another size round differently
+        both = answers.by_task(class_shares=1.5, anchor=0.25, init_lambda=0.4)[name](everything)
+        counts = torch.tensor([len(task.train.labels) + 1, *[1] * (task.num_labels - 1)])
+        torch.testing.assert_close(both, hold_class_shares(anchored, counts, 1.5))
+
+
+def first_loss(options):
+    row = CompareSettings(steps=1, methods={"wemoe_match": options}).rows()["wemoe_match"]
+    return build(row, Workshop(of_one_class(), 0, ExpertAnswers(of_one_class()))).made.adaptation.history[0]["loss"]
+
+
+def test_a_row_learns_from_answers_that_its_options_change():
+    losses = {name: first_loss(options) for name, options in ANSWERS.items()}
+    assert losses["held"] > losses["their own"]  # held to classes that the model does not give
+    assert losses["anchored"] < losses["their own"]  # nearer to where the model starts
+
+
+def test_a_row_with_class_shares_needs_training_data():
+    rows = CompareSettings(methods={"wemoe_match": {"class_shares": 1.5}}).rows()
     with pytest.raises(ValueError, match="row 'wemoe_match' needs the train part of every task; missing for"):
-        check_data(with_tasks(train=None), {"wemoe_match": row})
+        check_data(with_tasks(train=None), rows)
 
 
 def test_rows_that_search_nothing_need_no_validation_data(tmp_path):

@@ -268,7 +268,7 @@ def test_methods_that_read_data_need_tasks_or_a_suite(method):
     assert parse_config({"suite": "text6", "merge_method": method}).merge_method == method
 
 
-def test_class_shares_are_of_match_and_count_training_data():
+def test_what_changes_the_experts_answers_is_of_match_and_class_shares_count_training_data():
     method = {"merge_method": "wemoe", "tasks": {task: {"unlabeled": "a.csv"} for task in ("movies", "icd")}}
     assert refusal(**method, parameters={"class_shares": 1.5, "objective": "entropy"}) == [
         "parameters.class_shares: is of the objective match; found entropy",
@@ -280,6 +280,10 @@ def test_class_shares_are_of_match_and_count_training_data():
     assert refusal(**method, parameters={"class_shares": 1}) == [
         "parameters.class_shares: input should be greater than 1; found 1"
     ]
+    assert refusal(**method, parameters={"anchor": 0.25, "objective": "infomax"}) == [
+        "parameters.anchor: is of the objective match; found infomax"
+    ]
+    assert refusal(**method, parameters={"anchor": 1}) == ["parameters.anchor: input should be less than 1; found 1"]
 
 
 def test_a_suite_needs_a_weight_for_all_its_experts():
@@ -358,7 +362,7 @@ FUNCTIONS = {
 @pytest.mark.parametrize("method", FUNCTIONS)
 def test_methods_that_read_data_take_the_keywords_of_their_functions(method):
     known = {name for function in FUNCTIONS[method] for name in inspect.signature(function).parameters}
-    of_the_data = {"batch_size", "train_on", "class_shares"}
+    of_the_data = {"batch_size", "train_on", "class_shares", "anchor"}
     assert set(PARAMETERS[method].model_fields) - of_the_data <= known
 
 

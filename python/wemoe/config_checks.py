@@ -69,7 +69,7 @@ def _method_problems(config: MergeConfig) -> Iterator[str]:
                 yield f"tasks: must be given (or suite); {config.merge_method} reads data of every task"
             elif missing:
                 yield f"tasks: {config.merge_method} reads data of every task; found none of {', '.join(missing)}"
-        yield from _class_share_problems(config)
+        yield from _answer_problems(config)
     elif config.merge_method != "average":
         yield from _weight_problems(config)
     if type(config.parameters).has_front:
@@ -78,17 +78,19 @@ def _method_problems(config: MergeConfig) -> Iterator[str]:
         yield from _sweep_problems(config)
 
 
-def _class_share_problems(config: MergeConfig) -> Iterator[str]:
-    """Experts are held to the classes of training data, and only one objective asks them."""
+def _answer_problems(config: MergeConfig) -> Iterator[str]:
+    """Only one objective asks experts for the answers that options change, and one of these reads training data."""
     if not isinstance(config.parameters, Routed):
         return
-    if config.parameters.class_shares is None and "class_shares" not in config.sweep:
-        return
+    given = config.parameters.model_dump(include={"class_shares", "anchor"}, exclude_none=True)
+    options = [option for option in ("class_shares", "anchor") if option in given or option in config.sweep]
     if config.parameters.objective != "match":
-        yield f"parameters.class_shares: is of the objective match; found {config.parameters.objective}"
-    for task, found in config.tasks.items():
-        if found.train is None:
-            yield f"tasks.{task}.train: must be given; class_shares counts its classes"
+        for option in options:
+            yield f"parameters.{option}: is of the objective match; found {config.parameters.objective}"
+    if "class_shares" in options:
+        for task, found in config.tasks.items():
+            if found.train is None:
+                yield f"tasks.{task}.train: must be given; class_shares counts its classes"
 
 
 def _front_problems(config: FrontConfig) -> Iterator[str]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import nn
 
 from wemoe.adaptation import Adaptation, adamerging, adapt
+from wemoe.adaptation.loop import Expert
+from wemoe.data.batches import Batch
 from wemoe.expert_answers import ExpertAnswers
 from wemoe.merge_config import MergeConfig
 from wemoe.merging import RULES, fisher, regmean
@@ -79,9 +81,14 @@ def adapt_model(config: MergeConfig, suite: Suite, model: RoutedModule, progress
     parameters = cast("Routed", config.parameters)
     options = _adaptation(config, parameters, progress)
     streams = suite.streams(options.pop("batch_size"), config.seed)
-    held = parameters.class_shares
-    experts = suite.experts if held is None else ExpertAnswers(suite).by_task(held)
-    return adapt(model, streams, suite.predict, experts=experts, **options)
+    return adapt(model, streams, suite.predict, experts=_teachers(parameters, suite), **options)
+
+
+def _teachers(parameters: Routed, suite: Suite) -> Mapping[str, Expert[Batch]]:
+    """What `match` makes the predictions equal to: the experts, or their answers where these are to be changed."""
+    if parameters.class_shares is None and parameters.anchor is None:
+        return suite.experts
+    return ExpertAnswers(suite).by_task(**parameters.model_dump(include={"class_shares", "anchor", "init_lambda"}))
 
 
 def _with_data(config: MergeConfig, progress: bool) -> tuple[Callable[..., Any], dict[str, Any]]:

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from wemoe.adaptation import hold_class_shares
+from wemoe.adaptation import anchor_to_start, hold_class_shares
 from wemoe.data.batches import Batch, Samples, read_all
+from wemoe.merging import task_arithmetic
 from wemoe.modes import evaluating
 from wemoe.suites import Suite
 
@@ -37,22 +38,40 @@ class ExpertAnswers:
         start = time.perf_counter()
         for name, task in self._suite.tasks.items():
             if task.unlabeled is not None:
-                self._logits[name] = self._compute(name, task.unlabeled)
+                self._logits[name] = self._compute(self._suite.experts[name], name, task.unlabeled)
         self.seconds = time.perf_counter() - start
 
-    def by_task(self, class_shares: float | None = None) -> dict[str, Callable[[Batch], Tensor]]:
+    def by_task(
+        self, *, class_shares: float | None = None, anchor: float | None = None, init_lambda: float = 0.3
+    ) -> dict[str, Callable[[Batch], Tensor]]:
         """Return, by task, a function from a batch of its unlabeled samples to the expert's logits [B, C].
 
         Args:
             class_shares: the tolerance within which `hold_class_shares` keeps them to the classes of the training data;
                 None to leave them as they are.
+            anchor: the share that the start of the adaptation has in them, by `anchor_to_start` and before
+                `class_shares`; None to leave it out.
+            init_lambda: the start is task arithmetic with this coefficient.
         """
         self.prepare()
-        if class_shares is None:
-            return {task: _reader(logits) for task, logits in self._logits.items()}
+        answers = self._logits
+        if anchor is not None:
+            start = self._start(init_lambda)
+            answers = {task: anchor_to_start(logits, start[task], anchor) for task, logits in answers.items()}
+        if class_shares is not None:
+            answers = {
+                task: hold_class_shares(logits, self._shares(task), class_shares) for task, logits in answers.items()
+            }
+        return {task: _reader(logits) for task, logits in answers.items()}
+
+    def _start(self, init_lambda: float) -> dict[str, Tensor]:
+        """The logits [S, C] of task arithmetic, by task."""
+        suite = self._suite
+        merged = task_arithmetic(suite.base, suite.experts, scaling=init_lambda)
         return {
-            task: _reader(hold_class_shares(logits, self._shares(task), class_shares))
-            for task, logits in self._logits.items()
+            name: self._compute(merged, name, task.unlabeled)
+            for name, task in suite.tasks.items()
+            if task.unlabeled is not None
         }
 
     def _shares(self, name: str) -> Tensor:
@@ -61,10 +80,10 @@ class ExpertAnswers:
         assert task.train is not None  # checked before any work, with the rows or the configuration
         return torch.bincount(task.train.labels, minlength=task.num_labels) + 1
 
-    def _compute(self, task: str, samples: Samples) -> Tensor:
-        suite, expert = self._suite, self._suite.experts[task]
-        with evaluating(expert), torch.no_grad():
-            read = partial(suite.predict, expert, task=task)
+    def _compute(self, model: nn.Module, task: str, samples: Samples) -> Tensor:
+        suite = self._suite
+        with evaluating(model), torch.no_grad():
+            read = partial(suite.predict, model, task=task)
             return read_all(samples, suite.tasks[task].batch_size, read)
 
 

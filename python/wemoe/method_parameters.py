@@ -157,6 +157,8 @@ class Routed(Adaptive):
     Attributes:
         class_shares: the tolerance within which `hold_class_shares` keeps what `match` makes equal, the experts'
             answers, to the classes of the training data; by default they are taken as they are.
+        anchor: the share that task arithmetic with `init_lambda`, where routed models start, has in these answers, by
+            `anchor_to_start`; by default none.
     """
 
     router_hidden_layers: Depth = 2
@@ -167,6 +169,7 @@ class Routed(Adaptive):
     position_encoding: Flag = False
     objective: Objective = "match"
     class_shares: Annotated[Number, Field(gt=1)] | None = None
+    anchor: Annotated[Number, Field(gt=0, lt=1)] | None = None
     learning_rate: Rate = 1e-4
 
 

@@ -78,7 +78,7 @@ def adamerged(shop: Workshop, *, per: str, init_lambda: float, density: float | 
         density=density,
         init_lambda=init_lambda,
     )
-    done = _adapt(shop, model, **adaptation)
+    done = _adapt(shop, model, init_lambda=init_lambda, **adaptation)
     return _for_all(shop, fold_coefficients(suite.base, model), _trained(model), done)
 
 
@@ -103,19 +103,30 @@ def routed(
             prune_ratio=prune_ratio,
             progress=False,
         )
-    done = _adapt(shop, model, **adaptation)
+    done = _adapt(shop, model, init_lambda=init_lambda, **adaptation)
     return _for_all(shop, model, _trained(model), done)
 
 
 def _adapt(
-    shop: Workshop, model: nn.Module, *, batch_size: int, objective: str, class_shares: float | None = None, **how: Any
+    shop: Workshop,
+    model: nn.Module,
+    *,
+    init_lambda: float,
+    batch_size: int,
+    objective: str,
+    class_shares: float | None = None,
+    anchor: float | None = None,
+    **how: Any,
 ) -> Adaptation:
+    experts = None
+    if objective == "match":
+        experts = shop.answers.by_task(class_shares=class_shares, anchor=anchor, init_lambda=init_lambda)
     return adapt(
         model,
         shop.suite.streams(batch_size, shop.seed),
         shop.suite.predict,
         objective=objective,  # type: ignore[arg-type]  # checked there
-        experts=shop.answers.by_task(class_shares) if objective == "match" else None,
+        experts=experts,
         seed=shop.seed,
         **how,
     )

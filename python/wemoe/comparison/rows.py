@@ -71,7 +71,7 @@ def _learned(
 ) -> dict[str, Row]:
     """One row for each objective that has a learning rate."""
     shared = {"init_lambda": 0.3, **options, "batch_size": 8, "schedule": "cosine"}
-    only = {"match": {"class_shares": None}}
+    only = {"match": {"class_shares": None, "anchor": None}}
     return {
         f"{name}_{objective}": Row(
             label,
