@@ -84,7 +84,8 @@ def adapt(
             (the published one, which may collapse onto one class), `infomax` (entropy less that of the batch's mean).
         experts: by task, the fine-tuned model, or a function from a batch to its logits (precomputed ones, say);
             needed by `match`, where `predict(expert, batch, task)` reads a model. Where inputs are unlike the
-            experts' training data, `hold_class_shares` keeps precomputed logits from gathering in few classes.
+            experts' training data, `hold_class_shares` keeps precomputed logits from gathering in few classes, and
+            `anchor_to_start` mixes in those of the merge that the model starts as.
         steps: number of optimiser steps in all.
         learning_rate: of Adam (betas 0.9 and 0.999, no decay).
         schedule: `constant`, or `cosine` from `learning_rate` to 0 over all steps.
