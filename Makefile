@@ -91,7 +91,7 @@ sanitize: .venv/.dev  ## the operators' tests under AddressSanitizer and Undefin
 	    UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=build/sanitize/lib \
 	    $(BIN)/pytest $(OP_TESTS) tests/test_instruction_sets.py -p no:cacheprovider
 
-imitate: .venv/.dev  ## the operators' tests with what AVX-512 and AMX run, imitated on a machine that has AVX2
+imitate: .venv/.dev  ## the operators' tests with what AVX-512 and its bf16 run, imitated on a machine that has AVX2
 	$(call build_ops,imitate,-O1 -DWEMOE_IMITATE_AVX512)
 	WEMOE_CPU_ISA=avx2 PYTHONPATH=build/imitate/lib $(BIN)/pytest $(OP_TESTS) -m "not slow" -p no:cacheprovider
 

@@ -29,9 +29,9 @@ bool has_avx2() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
 }
 
-// The kernels of AVX-512, and products of bfloat16 in tiles.
-const Isa& amx_isa() {
-  static const Isa isa = {"amx", avx512_isa.single, avx512_isa.twice, true};
+// The kernels of AVX-512, and products of bfloat16.
+const Isa& avx512_bf16_isa() {
+  static const Isa isa = {"avx512_bf16", avx512_isa.single, avx512_isa.twice, true};
   return isa;
 }
 #endif
@@ -40,7 +40,7 @@ const Isa& choose() {
   const Candidate candidates[] = {
   // best first
 #ifdef WEMOE_X86_KERNELS
-      {&amx_isa(), has_avx512() && probe_bf16_product()},
+      {&avx512_bf16_isa(), has_avx512() && probe_bf16_product()},
       {&avx512_isa, has_avx512()},
       {&avx2_isa, has_avx2()},
 #endif
