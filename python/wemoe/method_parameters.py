@@ -157,7 +157,7 @@ class Routed(Adaptive):
     Attributes:
         class_shares: the tolerance within which `hold_class_shares` keeps what `match` makes equal, the experts'
             answers, to the classes of the training data; by default they are taken as they are.
-        anchor: the share that task arithmetic with `init_lambda`, where routed models start, has in these answers, by
+        anchor: the share that task arithmetic with `init_lambda`, where a WEMoE starts, has in these answers, by
             `anchor_to_start`; by default none.
     """
 
