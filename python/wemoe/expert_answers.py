@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from wemoe.adaptation import anchor_to_start, hold_class_shares
-from wemoe.data.batches import Batch, Samples, read_all
+from wemoe.data.batches import Batch, read_all
 from wemoe.merging import task_arithmetic
 from wemoe.modes import evaluating
 from wemoe.suites import Suite
@@ -36,9 +36,7 @@ class ExpertAnswers:
         if self._logits:
             return
         start = time.perf_counter()
-        for name, task in self._suite.tasks.items():
-            if task.unlabeled is not None:
-                self._logits[name] = self._compute(self._suite.experts[name], name, task.unlabeled)
+        self._logits = self._of(self._suite.experts)
         self.seconds = time.perf_counter() - start
 
     def by_task(
@@ -65,14 +63,8 @@ class ExpertAnswers:
         return {task: _reader(logits) for task, logits in answers.items()}
 
     def _start(self, init_lambda: float) -> dict[str, Tensor]:
-        """The logits [S, C] of task arithmetic, by task."""
         suite = self._suite
-        merged = task_arithmetic(suite.base, suite.experts, scaling=init_lambda)
-        return {
-            name: self._compute(merged, name, task.unlabeled)
-            for name, task in suite.tasks.items()
-            if task.unlabeled is not None
-        }
+        return self._of(dict.fromkeys(suite.tasks, task_arithmetic(suite.base, suite.experts, scaling=init_lambda)))
 
     def _shares(self, name: str) -> Tensor:
         """How many training samples each class has [C], and one more, since none is impossible."""
@@ -80,11 +72,15 @@ class ExpertAnswers:
         assert task.train is not None  # checked before any work, with the rows or the configuration
         return torch.bincount(task.train.labels, minlength=task.num_labels) + 1
 
-    def _compute(self, model: nn.Module, task: str, samples: Samples) -> Tensor:
-        suite = self._suite
-        with evaluating(model), torch.no_grad():
-            read = partial(suite.predict, model, task=task)
-            return read_all(samples, suite.tasks[task].batch_size, read)
+    def _of(self, models: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+        """The logits [S, C] of each task's model on the task's unlabeled samples."""
+        suite, logits = self._suite, {}
+        for name, task in suite.tasks.items():
+            if task.unlabeled is not None:
+                read = partial(suite.predict, models[name], task=name)
+                with evaluating(models[name]), torch.no_grad():
+                    logits[name] = read_all(task.unlabeled, task.batch_size, read)
+        return logits
 
 
 def _reader(logits: Tensor) -> Callable[[Batch], Tensor]:
