@@ -164,7 +164,7 @@ def test_class_shares_hold_the_experts_answers_to_the_classes_of_the_training_da
     answers = ExpertAnswers(suite)
     everything = SimpleNamespace(rows=slice(None))
     for name, task in suite.tasks.items():
-        found, held = (answers.by_task(class_shares=held)[name](everything) for held in (None, 1.5))
+        found, held = (answers.by_task(class_shares=bound)[name](everything) for bound in (None, 1.5))
         counts = [len(task.train.labels) + 1, *[1] * (task.num_labels - 1)]  # no class is impossible
         assert torch.equal(held, hold_class_shares(found, torch.tensor(counts), 1.5))
         assert not torch.equal(held, found)
